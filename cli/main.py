@@ -1,0 +1,30 @@
+"""Entry point of the ``wordline`` command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Design accelerators for LLM inference and prove what they do, bit by bit.",
+)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"wordline {version('wordline')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Model files to quantised tensors, tiles and instructions: a Program."""

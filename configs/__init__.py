@@ -1,0 +1,1 @@
+"""Named systems, one TOML file each, found through importlib.resources."""

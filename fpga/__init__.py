@@ -1,0 +1,1 @@
+"""Boards, tops, bus bridges, bitstreams and exported IP."""

@@ -1,0 +1,1 @@
+"""The accelerator around the processing elements: configuration, instruction set, core, memories."""

@@ -1,0 +1,1 @@
+"""Executes a Program: functional, cycle model, Verilated RTL; DRAM, energy, reports."""
