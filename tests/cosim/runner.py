@@ -1,0 +1,80 @@
+"""Builds generated Verilog and runs a cocotb test module on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import get_runner
+
+from wordline.sim import toolchain
+
+
+def run_cocotb(
+    verilog_text: str,
+    toplevel: str,
+    module: str,
+    tmp_path: Path,
+    env: Mapping[str, str] | None = None,
+    seed: int = 1,
+) -> None:
+    """Runs the cocotb tests of ``module`` and fails unless there are some and all pass.
+
+    Verilator is used where it is installed, Icarus otherwise. What the simulator prints goes to
+    pytest's captured output, so a failure shows the cocotb log.
+
+    Parameters
+    ----------
+    verilog_text : str
+        From ``amaranth.back.verilog.convert(..., name=toplevel, emit_src=False)``.
+    toplevel : str
+        Name of the top module.
+    module : str
+        Importable name of the test bench: a file in ``tests/cosim`` without its ``.py``.
+    tmp_path : Path
+        pytest's fixture; sources, build and results stay below it.
+    env : Mapping[str, str]
+        Parameters for the test bench, which it reads from ``os.environ``.
+    seed : int
+        ``cocotb.RANDOM_SEED`` in the test bench.
+    """
+    source = tmp_path / f"{toplevel}.v"
+    source.write_text(verilog_text)
+    try:
+        simulator, tool = "verilator", toolchain.verilator()
+        build_args = ["-Wno-lint", "-Wno-style", "-Wno-fatal"]
+    except toolchain.MissingTool:
+        simulator, tool = "icarus", toolchain.icarus()
+        build_args = []
+    with tool.on_path():
+        if simulator == "verilator":
+            # The test bench is Python: a faster model would not pay for its compilation.
+            os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} OPT_FAST=-O0".lstrip()
+        runner = get_runner(simulator)
+        runner.build(
+            sources=[source],
+            hdl_toplevel=toplevel,
+            build_dir=tmp_path / "build",
+            build_args=build_args,
+            timescale=("1ns", "1ps"),
+            always=True,
+        )
+        results = tmp_path / "results.xml"
+        # Under pytest the runner exits when a test fails; the results file says so with numbers.
+        with contextlib.suppress(SystemExit):
+            runner.test(
+                hdl_toplevel=toplevel,
+                test_module=module,
+                build_dir=tmp_path / "build",
+                test_dir=tmp_path,
+                results_xml=str(results),
+                extra_env=dict(env or {}),
+                seed=seed,
+                timescale=("1ns", "1ps"),
+            )
+    count, failed = get_results(results)
+    assert failed == 0, f"{failed} of {count} cocotb tests failed on {toplevel}, seed {seed}"
+    assert count > 0, f"{module} holds no cocotb test"
