@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wordline.cli.doctor import doctor
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -28,3 +30,6 @@ def main(
     ] = False,
 ) -> None:
     pass
+
+
+app.command()(doctor)

@@ -241,6 +241,5 @@ def _from_path(name: str, install: str, version_flag: str = "--version") -> Tool
     if found is None:
         raise MissingTool(name, install)
     tool = Tool(name, Path(found), "", "PATH")
-    first_line = tool.run([version_flag]).splitlines()[0]
-    number = re.search(r"\d+(\.\d+)+", first_line)
-    return replace(tool, version=number[0] if number else first_line)
+    number = re.search(r"\d+(\.\d+)+", tool.run([version_flag]))
+    return replace(tool, version=number[0] if number else "unknown")
