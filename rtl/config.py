@@ -92,13 +92,13 @@ class ArrayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorConfig:
-    """The vector unit: `lanes` float32 lanes, a power of two from 2 to 64."""
+    """The vector unit: `lanes` float32 lanes, a power of two from 2 to 16."""
 
     lanes: int = 4
 
     def __post_init__(self) -> None:
-        _check(_power_of_two(self.lanes) and 2 <= self.lanes <= 64, "vector.lanes", self.lanes,
-               "a power of two from 2 to 64")
+        _check(_power_of_two(self.lanes) and 2 <= self.lanes <= 16, "vector.lanes", self.lanes,
+               "a power of two from 2 to 16")
 
 
 @dataclass(frozen=True, kw_only=True)

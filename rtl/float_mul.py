@@ -1,0 +1,57 @@
+"""Float32 multiplier."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from wordline.rtl.float_parts import INFINITY, NAN, delay, round_pack, unpack
+
+
+class FloatMul(wiring.Component):
+    """``o = a * b`` in float32 as `rtl.float_ref.mul` says, a new pair every cycle.
+
+    Latency 4: operands, product, product again (so that multiplier blocks absorb the registers), round.
+    """
+
+    latency = 4
+
+    a: In(32)
+    b: In(32)
+    o: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        a, b = unpack(self.a), unpack(self.b)
+        significand_a, significand_b = Signal(24), Signal(24)
+        exponent = Signal(signed(10))
+        sign, is_nan, is_inf, is_zero = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
+            significand_a.eq(a.significand),
+            significand_b.eq(b.significand),
+            exponent.eq(a.exponent + b.exponent - 127),
+            sign.eq(a.sign ^ b.sign),
+            is_nan.eq(a.is_nan | b.is_nan | (a.is_inf & b.is_zero) | (a.is_zero & b.is_inf)),
+            is_inf.eq(a.is_inf | b.is_inf),
+            is_zero.eq(a.is_zero | b.is_zero),
+        ]
+        product, settled = Signal(48), Signal(48)
+        m.d.sync += [product.eq(significand_a * significand_b), settled.eq(product)]
+        late = [delay(m, s, 2, s.name) for s in (exponent, sign, is_nan, is_inf, is_zero)]
+        exponent, sign, is_nan, is_inf, is_zero = late
+
+        # The product of two significands lies in [1, 4): at most one place to normalise.
+        high = settled[47]
+        # Keep 24 bits, a round bit and a sticky one.
+        significand = Signal(26)
+        m.d.comb += significand.eq(Mux(high, Cat(settled[:23].any(), settled[23:]),
+                                       Cat(settled[:22].any(), settled[22:47])))
+        rounded = round_pack(m, sign, (exponent + high).as_signed(), significand, guard=2)
+        with m.If(is_nan):
+            m.d.sync += self.o.eq(NAN)
+        with m.Elif(is_inf):
+            m.d.sync += self.o.eq(Cat(Const(INFINITY, 31), sign))
+        with m.Elif(is_zero):
+            m.d.sync += self.o.eq(Cat(Const(0, 31), sign))
+        with m.Else():
+            m.d.sync += self.o.eq(rounded)
+        return m

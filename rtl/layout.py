@@ -1,0 +1,170 @@
+"""The byte layout of a weight matrix in DRAM: the exact order in which the array consumes it.
+
+W[N, K] is cut into tiles of `cols` output channels. A tile holds, each section filled up to a whole
+beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits) or
+zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, as bit
+planes of `cols*lanes` bits, least significant plane first. Bit ``c*lanes + l`` of a plane belongs to
+column c and lane l (transposed: ``l*cols + c``).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wordline.pe.datatypes import AUX_BITS, AuxKind
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileLayout:
+    """Sizes and offsets within one tile, in bytes unless named otherwise.
+
+    `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row).
+    """
+
+    cols: int
+    lanes: int
+    bus_bits: int
+    planes: int
+    steps: int
+    group_steps: int = 0
+    aux: AuxKind = AuxKind.NONE
+    channel_scales: bool = True
+    group_scales: bool = True
+    transposed: bool = False
+
+    def _padded(self, size: int) -> int:
+        beat = self.bus_bits // 8
+        return ceil_div(size, beat) * beat
+
+    @property
+    def groups(self) -> int:
+        return ceil_div(self.steps, self.group_steps) if self.group_steps else 1
+
+    @property
+    def plane_bytes(self) -> int:
+        return self.cols * self.lanes // 8
+
+    @property
+    def step_bytes(self) -> int:
+        return self.planes * self.plane_bytes
+
+    @property
+    def channel_bytes(self) -> int:
+        return self._padded(4 * self.cols) if self.channel_scales else 0
+
+    @property
+    def scale_bytes(self) -> int:
+        return self._padded(self.groups * self.cols) if self.group_scales else 0
+
+    @property
+    def aux_bytes(self) -> int:
+        return self._padded(self.groups * self.cols * AUX_BITS[self.aux] // 8)
+
+    @property
+    def header_bytes(self) -> int:
+        return self.channel_bytes + self.scale_bytes + self.aux_bytes
+
+    @property
+    def code_bytes(self) -> int:
+        return self._padded(self.steps * self.step_bytes)
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.header_bytes + self.code_bytes
+
+    @property
+    def tile_beats(self) -> int:
+        return self.tile_bytes * 8 // self.bus_bits
+
+
+def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None,
+         aux: np.ndarray | None = None, channel_scale: np.ndarray | None = None) -> np.ndarray:
+    """The bytes of a matrix.
+
+    Parameters
+    ----------
+    codes : uint8[N, K]
+        K at most ``steps*lanes``; missing elements are zero codes, missing channels zeros throughout.
+    scales : uint8[N, groups]; aux : int8[N, groups]; channel_scale : float32[N]
+
+    Returns
+    -------
+    uint8[tiles * tile_bytes]
+    """
+    n, k = codes.shape
+    c, lanes = layout.cols, layout.lanes
+    tiles = ceil_div(n, c)
+
+    def tiled(a: np.ndarray, width: int) -> np.ndarray:
+        """[N, x] -> [tiles, cols, width], filled up with zeros."""
+        full = np.zeros((tiles * c, width), a.dtype)
+        full[:n, : a.shape[1]] = a
+        return full.reshape(tiles, c, width)
+
+    out = np.zeros((tiles, layout.tile_bytes), np.uint8)
+
+    def section(start: int, data: np.ndarray) -> None:
+        out[:, start : start + data.shape[1]] = data
+
+    if layout.channel_scales:
+        assert channel_scale is not None
+        f32 = tiled(channel_scale.astype("<f4")[:, None], 1)
+        section(0, np.ascontiguousarray(f32).view(np.uint8).reshape(tiles, -1))
+    at = layout.channel_bytes
+    if layout.group_scales:
+        assert scales is not None
+        section(at, tiled(scales, layout.groups).transpose(0, 2, 1).reshape(tiles, -1))
+    at += layout.scale_bytes
+    if layout.aux:
+        assert aux is not None
+        bits = AUX_BITS[layout.aux]
+        raw = tiled(aux.view(np.uint8), layout.groups).transpose(0, 2, 1)[..., None]
+        section(at, np.packbits(raw >> np.arange(bits, dtype=np.uint8) & 1, bitorder="little",
+                                axis=None).reshape(tiles, -1))
+    blocks = tiled(codes, layout.steps * lanes).reshape(tiles, c, layout.steps, lanes)
+    order = (0, 2, 3, 1) if layout.transposed else (0, 2, 1, 3)
+    blocks = blocks.transpose(order).reshape(tiles, layout.steps, 1, c * lanes)
+    planes = np.arange(layout.planes, dtype=np.uint8)[:, None]
+    for t in range(tiles):  # one tile at a time: a bit per byte is eight times the memory
+        bits_ = np.packbits(blocks[t] >> planes & 1, axis=-1, bitorder="little").reshape(-1)
+        out[t, layout.header_bytes : layout.header_bytes + bits_.size] = bits_
+    return out.reshape(-1)
+
+
+def unpack(layout: TileLayout, raw: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The inverse of `pack`: codes uint8[N, K], scales uint8[N, groups], aux int8[N, groups],
+    channel_scale float32[N], with N and K as padded. Absent sections read as scale 1, aux 0."""
+    c, lanes = layout.cols, layout.lanes
+    tiles = raw.size // layout.tile_bytes
+    raw = raw[: tiles * layout.tile_bytes].reshape(tiles, layout.tile_bytes)
+    n, groups = tiles * c, layout.groups
+    channel = np.ones(n, np.float32)
+    if layout.channel_scales:
+        channel = np.ascontiguousarray(raw[:, : 4 * c]).view("<f4").reshape(n)
+    at = layout.channel_bytes
+    scales = np.ones((n, groups), np.uint8)
+    if layout.group_scales:
+        part = raw[:, at : at + groups * c].reshape(tiles, groups, c)
+        scales = part.transpose(0, 2, 1).reshape(n, groups)
+    at += layout.scale_bytes
+    aux = np.zeros((n, groups), np.int8)
+    if layout.aux:
+        bits = AUX_BITS[layout.aux]
+        flat = np.unpackbits(raw[:, at : at + layout.aux_bytes], axis=1, bitorder="little")
+        flat = flat[:, : groups * c * bits].reshape(tiles, groups, c, bits)
+        weights = 1 << np.arange(bits, dtype=np.uint8)
+        aux = (flat * weights).sum(-1, dtype=np.uint8).transpose(0, 2, 1).reshape(n, groups).view(np.int8)
+    start = layout.header_bytes
+    codes = np.empty((tiles, c, layout.steps, lanes), np.uint8)
+    planes = (1 << np.arange(layout.planes, dtype=np.uint8))[:, None]
+    shape = (lanes, c) if layout.transposed else (c, lanes)
+    for t in range(tiles):
+        part = raw[t, start : start + layout.steps * layout.step_bytes]
+        bits_ = np.unpackbits(part, bitorder="little").reshape(layout.steps, layout.planes, c * lanes)
+        step = (bits_ * planes).sum(1, dtype=np.uint8).reshape(layout.steps, *shape)
+        codes[t] = step.transpose(2, 0, 1) if layout.transposed else step.transpose(1, 0, 2)
+    return codes.reshape(n, -1), scales, aux, channel
