@@ -1,0 +1,151 @@
+"""Group dequantisation: the 8-bit scale, and the zero point, of a weight group.
+
+BitMoD multiplies the group's dot product by its scale bit by bit, behind the PE, while the
+next group is being computed (HPCA 2025, Section IV-B): as long as a group takes at least as many cycles
+as the scale takes, the array never waits.
+"""
+
+import numpy as np
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+
+def bits_per_cycle(min_group_cycles: int) -> int:
+    """Fewest scale bits per cycle that keep up with a group every `min_group_cycles` cycles."""
+    return next(b for b in (1, 2, 4, 8) if 8 // b <= max(1, min_group_cycles))
+
+
+class SerialMultiplier(wiring.Component):
+    """``product = operand[r] * factor`` for `rows` operands, `rate` bits of the 8-bit factor per cycle.
+
+    Takes a new factor every ``8 // rate`` cycles; latency ``8 // rate + 1``. With `rate` 8 it is a multiplier,
+    below that shifts and additions. `tag` travels along.
+    """
+
+    def __init__(self, *, rows: int, bits: int, rate: int, signed_factor: bool, tag_bits: int):
+        if rate not in (1, 2, 4, 8):
+            raise ValueError(f"rate must be 1, 2, 4 or 8 bits per cycle, not {rate}")
+        self.rows, self.bits, self.rate, self.signed_factor = rows, bits, rate, signed_factor
+        self.latency = 8 // rate + 1
+        super().__init__({
+            "start": In(1),
+            "operand": In(data.ArrayLayout(signed(bits), rows)),
+            "factor": In(8),
+            "tag": In(tag_bits),
+            "done": Out(1),
+            "product": Out(data.ArrayLayout(signed(bits + 8), rows)),
+            "tag_out": Out(tag_bits),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        rate, cycles = self.rate, 8 // self.rate
+        operand = Signal.like(self.operand)
+        factor, tag = Signal(8), Signal.like(self.tag)
+        left, place = Signal(range(cycles + 1)), Signal(range(cycles))
+        m.d.sync += self.done.eq(left == 1)
+        with m.If(left != 0):
+            m.d.sync += [left.eq(left - 1), factor.eq(factor >> rate), place.eq(place + 1)]
+        with m.If(left == 1):
+            m.d.sync += self.tag_out.eq(tag)
+        with m.If(self.start):
+            m.d.sync += [operand.eq(self.operand), factor.eq(self.factor), tag.eq(self.tag),
+                         left.eq(cycles), place.eq(0)]
+        for r in range(self.rows):
+            acc = Signal(signed(self.bits + 8), name=f"acc_{r}")
+            part = Signal(signed(self.bits + rate + 1), name=f"part_{r}")
+            if rate == 8:
+                bits = factor.as_signed() if self.signed_factor else factor
+                m.d.comb += part.eq(operand[r] * bits)
+            else:
+                # The top bit of a signed factor, the last to come, counts negative.
+                terms = [Mux(factor[i], operand[r] << i, 0) for i in range(rate)]
+                if self.signed_factor:
+                    top = operand[r] << (rate - 1)
+                    terms[-1] = Mux(factor[rate - 1], Mux(left == 1, -top, top), 0)
+                m.d.comb += part.eq(sum(terms[1:], terms[0]))
+            total = Signal(signed(self.bits + 8), name=f"total_{r}")
+            shifted = Signal(signed(self.bits + 8), name=f"shifted_{r}")
+            with m.Switch(place):
+                for i in range(cycles):
+                    with m.Case(i):
+                        m.d.comb += shifted.eq(part << (i * rate))
+            m.d.comb += total.eq(Mux(place == 0, 0, acc) + shifted)
+            with m.If(left != 0):
+                m.d.sync += acc.eq(total)
+            with m.If(left == 1):
+                m.d.sync += self.product[r].eq(total)
+        return m
+
+
+class GroupDequant(wiring.Component):
+    """``value[r] = scale * (dot[r] - zero * xsum[r])``, exact.
+
+    Parameters
+    ----------
+    rows, dot_bits, sum_bits : int
+        Rows of the column, widths of the dot products and of the activation sums.
+    rate : int
+        Bits of scale (and of zero point) taken per cycle: 8, 4, 2 or 1. A group may start every
+        ``8 // rate`` cycles.
+    asymmetric : bool
+        False leaves the zero point out.
+
+    Latency ``8 // rate + 1``, and ``8 // rate + 2`` more for the zero point.
+    """
+
+    def __init__(self, *, rows: int, dot_bits: int, sum_bits: int, rate: int, asymmetric: bool,
+                 tag_bits: int = 2):
+        self.rows, self.rate, self.asymmetric = rows, rate, asymmetric
+        self.dot_bits = dot_bits
+        self.sum_bits, self.tag_bits = sum_bits, tag_bits
+        self.corrected_bits = max(dot_bits, sum_bits + 8) + 1 if asymmetric else dot_bits
+        self.value_bits = self.corrected_bits + 8
+        self.latency = (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0)
+        super().__init__({
+            "start": In(1),
+            "dot": In(data.ArrayLayout(signed(dot_bits), rows)),
+            "xsum": In(data.ArrayLayout(signed(sum_bits), rows)),
+            "scale": In(8),
+            "zero": In(signed(8)),
+            "tag": In(tag_bits),
+            "done": Out(1),
+            "value": Out(data.ArrayLayout(signed(self.value_bits), rows)),
+            "tag_out": Out(tag_bits),
+        })
+
+    @staticmethod
+    def reference(dot: np.ndarray, xsum: np.ndarray, scale: int, zero: int) -> np.ndarray:
+        return int(scale) * (np.asarray(dot, np.int64) - int(zero) * np.asarray(xsum, np.int64))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.scaler = scaler = SerialMultiplier(
+            rows=self.rows, bits=self.corrected_bits, rate=self.rate, signed_factor=False,
+            tag_bits=self.tag_bits)
+        m.d.comb += [self.done.eq(scaler.done), self.value.eq(scaler.product),
+                     self.tag_out.eq(scaler.tag_out)]
+        if not self.asymmetric:
+            m.d.comb += [scaler.start.eq(self.start), scaler.operand.eq(self.dot),
+                         scaler.factor.eq(self.scale), scaler.tag.eq(self.tag)]
+            return m
+        width = self.tag_bits + 8 + self.rows * self.dot_bits
+        m.submodules.corrector = corrector = SerialMultiplier(
+            rows=self.rows, bits=self.sum_bits, rate=self.rate, signed_factor=True, tag_bits=width)
+        passed = data.StructLayout({"tag": self.tag_bits, "scale": 8,
+                                    "dot": data.ArrayLayout(signed(self.dot_bits), self.rows)})
+        into, out = Signal(passed), Signal(passed)
+        m.d.comb += [
+            into.tag.eq(self.tag), into.scale.eq(self.scale), into.dot.eq(self.dot),
+            corrector.start.eq(self.start), corrector.operand.eq(self.xsum),
+            corrector.factor.eq(self.zero), corrector.tag.eq(into),
+            out.eq(corrector.tag_out),
+        ]
+        start, corrected = Signal(), Signal(data.ArrayLayout(signed(self.corrected_bits), self.rows))
+        scale, tag = Signal(8), Signal(self.tag_bits)
+        m.d.sync += [start.eq(corrector.done), scale.eq(out.scale), tag.eq(out.tag)]
+        m.d.sync += [corrected[r].eq(out.dot[r] - corrector.product[r]) for r in range(self.rows)]
+        m.d.comb += [scaler.start.eq(start), scaler.operand.eq(corrected), scaler.factor.eq(scale),
+                     scaler.tag.eq(tag)]
+        return m
