@@ -75,7 +75,7 @@ class LoadInstruction(data.Struct):
     count: Short
     unused0: Short
     unused1: Short
-    format: LoadFormat
+    element: LoadFormat
     register: unsigned(4)
     padding: unsigned(109)
 
@@ -127,6 +127,8 @@ class MatmulInstruction(data.Struct):
     planes: unsigned(4)
     #: Steps in a group; the last group of a tile may be shorter. 0: the whole row is one group.
     group_steps: unsigned(12)
+    #: Groups in a tile: ceil(steps / group_steps), or 1.
+    groups: unsigned(16)
     aux: Aux
     channel_scales: unsigned(1)
     group_scales: unsigned(1)
@@ -134,7 +136,7 @@ class MatmulInstruction(data.Struct):
     transposed: unsigned(1)
     slot: unsigned(2)
     out_stride: unsigned(16)
-    padding: unsigned(73)
+    padding: unsigned(57)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):
@@ -198,7 +200,8 @@ class Destination(enum.IntEnum, shape=unsigned(3)):
 
 
 class Reduction(enum.IntEnum, shape=unsigned(3)):
-    """What is gathered of all elements into scalar register ``scalar``."""
+    """What is gathered of all elements into scalar register ``scalar``. NaN never counts in MAX, ABSMAX
+    and ARGMAX; they start from -infinity, 0, and -infinity with index 0."""
 
     NONE = 0
     SUM = 1
@@ -219,7 +222,8 @@ class VectorInstruction(data.Struct):
     ``k*a_stride``, ``k*b_stride``, ``k*dst_stride`` words further on. A segment has
     ``ceil(max(len, pad)/lanes)`` words (in the activation buffer: that many, rounded up to a whole
     step of the array); elements from ``len`` on are written as zero and are left out of the reduction.
-    With neither f, c nor function, bits pass unchanged.
+    With neither f, c nor function, bits pass unchanged. A destination in bank X may be the very
+    words of a source, but must not overlap a source otherwise.
     """
 
     unit: Unit

@@ -1,0 +1,84 @@
+"""One lane of the vector unit: multiply, add or max, special function or rounding."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from wordline.rtl.float_add import FloatAdd
+from wordline.rtl.float_convert import FloatToInt
+from wordline.rtl.float_mul import FloatMul
+from wordline.rtl.float_parts import INFINITY, NAN, delay
+from wordline.rtl.isa import Factor, Function, IntBits, Join
+from wordline.rtl.sfu import SpecialFunction
+
+
+def flushed(bits):
+    """A subnormal as zero of its sign."""
+    return Mux(bits[23:31] == 0, Cat(Const(0, 31), bits[31]), bits)
+
+
+def is_nan(bits):
+    return bits[:31] > INFINITY
+
+
+def order_key(bits):
+    """A 32-bit unsigned key that compares as the floats do, with -0 below +0."""
+    return Cat(bits[:31] ^ bits[31].replicate(31), ~bits[31])
+
+
+class VectorLane(wiring.Component):
+    """``o = function(join(a * f, c))``; the controls are constant while elements are in flight.
+
+    Every element passes all stages, those that do nothing as well. Latency 15.
+    """
+
+    latency = FloatMul.latency + FloatAdd.latency + SpecialFunction.latency
+
+    a: In(32)
+    b: In(32)
+    factor: In(32)
+    addend: In(32)
+    multiply: In(Factor)
+    add: In(Factor)
+    join: In(Join)
+    negate_product: In(1)
+    negate_addend: In(1)
+    function: In(Function)
+    bits: In(IntBits)
+    o: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.mul = mul = FloatMul()
+        m.submodules.adder = adder = FloatAdd()
+        m.submodules.to_int = to_int = FloatToInt()
+        m.submodules.sfu = sfu = SpecialFunction()
+
+        m.d.comb += [mul.a.eq(self.a), mul.b.eq(Mux(self.multiply == Factor.B, self.b, self.factor))]
+        bypass = delay(m, self.a, mul.latency, "a")
+        product = Mux(self.multiply == Factor.NONE, bypass, mul.o)
+        product = Cat(product[:31], product[31] ^ self.negate_product)
+        late_b = delay(m, self.b, mul.latency, "b")
+        addend = Mux(self.add == Factor.B, late_b, self.addend)
+        addend = Cat(addend[:31], addend[31] ^ self.negate_addend)
+
+        p, c, larger = Signal(32), Signal(32), Signal(32)
+        m.d.comb += [p.eq(product), c.eq(addend), adder.a.eq(p), adder.b.eq(c)]
+        fp, fc = flushed(p), flushed(c)
+        m.d.comb += larger.eq(Mux(order_key(fp) >= order_key(fc), fp, fc))
+        with m.If(is_nan(p) | is_nan(c)):
+            m.d.comb += larger.eq(NAN)
+        kept = Mux(self.add == Factor.NONE, p, larger)
+        late = delay(m, kept, adder.latency, "kept")
+        total = Signal(32)
+        m.d.comb += total.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
+
+        m.d.comb += [sfu.a.eq(total), sfu.function.eq(self.function),
+                     to_int.a.eq(total), to_int.bits.eq(self.bits)]
+        early = Mux(self.function == Function.INT, Cat(to_int.o, to_int.o[15].replicate(16)),
+                    delay(m, total, to_int.latency, "total"))
+        plain = delay(m, early, sfu.latency - to_int.latency, "early")
+        special = ((self.function == Function.EXP2) | (self.function == Function.RECIP)
+                   | (self.function == Function.RSQRT))
+        m.d.comb += self.o.eq(Mux(special, sfu.o, plain))
+        return m

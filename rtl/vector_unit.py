@@ -1,0 +1,252 @@
+"""VECTOR: float32 on vectors; everything between two matmuls is a series of its instructions."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from wordline.rtl.config import Config
+from wordline.rtl.float_parts import delay
+from wordline.rtl.isa import (
+    SCALARS,
+    Destination,
+    Factor,
+    Reduction,
+    SourceA,
+    SourceB,
+    VectorInstruction,
+)
+from wordline.rtl.ports import ReadPort, UnitPort, WritePort
+from wordline.rtl.vector_lane import VectorLane
+from wordline.rtl.vector_reduce import VectorReduce, reduce_cycles
+
+#: Cycles between the acceptance of an instruction and the first address: scalars are read meanwhile.
+PREPARE = 6
+#: Cycles from an address to the element's result: memory, lane.
+DEPTH = 1 + VectorLane.latency
+MINUS_INFINITY = 0xFF800000
+
+
+def vector_words(config: Config, *, length: int, pad: int, outer: int, destination: Destination) -> int:
+    """Words an instruction processes."""
+    lanes = config.vector.lanes
+    words = -(-max(length, pad) // lanes)
+    if destination == Destination.ACT:
+        step = config.array.lanes // lanes
+        words = -(-words // step) * step
+    return words * (outer + 1)
+
+
+def vector_cycles(config: Config, words: int, reduction: Reduction) -> int:
+    """Cycles from the start of an instruction to its end."""
+    return PREPARE + max(words, 1) + DEPTH + 2 + reduce_cycles(config.vector.lanes, reduction, words) + 1
+
+
+class VectorUnit(wiring.Component):
+    """Executes one `VectorInstruction` after the other in a pipeline of `vector.lanes` lanes.
+
+    Members
+    -------
+    port : UnitPort
+    x_a, x_b, m_a, m_b, l_b : ReadPorts of banks X, M and L, words of `vector.lanes` float32
+    x, s : WritePorts of banks X and S
+    act, act_row : WritePort of the activation buffer (word of `vector.lanes` activations) and its row
+    row_scale : WritePort of the row scales
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        lanes, memory = config.vector.lanes, config.memory
+        self.lanes = lanes
+        word = 32 * lanes
+
+        def depth(floats: int) -> int:
+            return exact_log2(floats // lanes)
+
+        super().__init__({
+            "port": Out(UnitPort(VectorInstruction)),
+            "x_a": Out(ReadPort(depth(memory.vector_floats), word)),
+            "x_b": Out(ReadPort(depth(memory.vector_floats), word)),
+            "m_a": Out(ReadPort(depth(memory.matmul_floats), word)),
+            "m_b": Out(ReadPort(depth(memory.matmul_floats), word)),
+            "l_b": Out(ReadPort(depth(memory.load_floats), word)),
+            "x": Out(WritePort(depth(memory.vector_floats), word)),
+            "s": Out(WritePort(depth(memory.store_floats), word)),
+            "act": Out(WritePort(depth(memory.act_elements), lanes * config.array.act_bits)),
+            "act_row": Out(4),
+            "row_scale": Out(WritePort(6, 32)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, config = self.lanes, self.config
+        low = exact_log2(lanes)
+        instruction = Signal.like(self.port.instruction.payload)
+        m.submodules.reduce = reduce = VectorReduce(lanes)
+        m.submodules.scalars = scalars = Memory(shape=32, depth=SCALARS, init=[])
+        scalar_read, scalar_write = scalars.read_port(domain="comb"), scalars.write_port()
+
+        # Constants of the instruction, gathered before it runs.
+        a_constant, factor, addend = Signal(32), Signal(32), Signal(32)
+        init_value, init_index = Signal(32), Signal(32)
+        count = Signal(range(PREPARE + DEPTH + 3))
+
+        # Sizes in words.
+        elements, segment = Signal(17), Signal(17)
+        step = exact_log2(config.array.lanes // lanes)
+        m.d.comb += elements.eq(Mux(instruction.pad.imm[:16] > instruction.len.imm,
+                                    instruction.pad.imm[:16], instruction.len.imm))
+        words = (elements + lanes - 1) >> low
+        to_act = instruction.destination == Destination.ACT
+        m.d.sync += segment.eq(Mux(to_act, ((words + (1 << step) - 1) >> step) << step, words))
+
+        a_base, b_base, dst_base = Signal(16), Signal(16), Signal(16)
+        word, segments, left = Signal(17), Signal(9), Signal(16)
+        base = Signal(32)
+        issue = Signal()
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.port.instruction.ready.eq(1)
+                m.d.sync += [instruction.eq(self.port.instruction.payload), count.eq(0)]
+                with m.If(self.port.instruction.valid):
+                    m.next = "PREPARE"
+            with m.State("PREPARE"):
+                m.d.sync += count.eq(count + 1)
+                with m.Switch(count):
+                    with m.Case(0):
+                        m.d.comb += scalar_read.addr.eq(instruction.a.imm)
+                        m.d.sync += a_constant.eq(Mux(instruction.a_source == SourceA.IMMEDIATE,
+                                                      instruction.immediate, scalar_read.data))
+                    with m.Case(1):
+                        m.d.comb += scalar_read.addr.eq(instruction.multiply_scalar)
+                        m.d.sync += factor.eq(Mux(instruction.multiply == Factor.IMMEDIATE,
+                                                  instruction.immediate, scalar_read.data))
+                    with m.Case(2):
+                        m.d.comb += scalar_read.addr.eq(instruction.addend_scalar)
+                        m.d.sync += addend.eq(Mux(instruction.addend == Factor.IMMEDIATE,
+                                                  instruction.immediate, scalar_read.data))
+                    with m.Case(3):
+                        m.d.comb += scalar_read.addr.eq(instruction.scalar)
+                        start = Mux(instruction.reduction == Reduction.ABSMAX, 0, MINUS_INFINITY)
+                        m.d.sync += init_value.eq(Mux(instruction.keep, scalar_read.data, start))
+                    with m.Case(4):
+                        m.d.comb += scalar_read.addr.eq(instruction.scalar + 1)
+                        m.d.sync += init_index.eq(Mux(instruction.keep, scalar_read.data, 0))
+                    with m.Default():
+                        m.d.comb += reduce.start.eq(1)
+                        m.d.sync += [
+                            a_base.eq(instruction.a.imm), b_base.eq(instruction.b.imm),
+                            dst_base.eq(instruction.dst.imm), word.eq(0), segments.eq(instruction.outer),
+                            left.eq(instruction.len.imm), base.eq(instruction.b.imm << low),
+                        ]
+                        m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += issue.eq(segment != 0)
+                m.d.sync += [
+                    count.eq(0), word.eq(word + 1), base.eq(base + lanes),
+                    left.eq(Mux(left > lanes, left - lanes, 0)),
+                ]
+                with m.If(word + 1 >= segment):
+                    m.d.sync += [
+                        word.eq(0), left.eq(instruction.len.imm), segments.eq(segments - 1),
+                        a_base.eq(a_base + instruction.a_stride),
+                        b_base.eq(b_base + instruction.b_stride),
+                        dst_base.eq(dst_base + instruction.dst_stride),
+                    ]
+                    with m.If((segments == 0) | (segment == 0)):
+                        m.next = "DRAIN"
+            with m.State("DRAIN"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == DEPTH + 1):
+                    m.d.comb += reduce.finish.eq(1)
+                    m.next = "REDUCE"
+            with m.State("REDUCE"):
+                with m.If(reduce.finished):
+                    m.d.comb += [
+                        scalar_write.addr.eq(instruction.scalar), scalar_write.data.eq(reduce.value),
+                        scalar_write.en.eq(instruction.reduction != Reduction.NONE),
+                    ]
+                    m.next = "FINISH"
+            with m.State("FINISH"):
+                m.d.comb += [
+                    scalar_write.addr.eq(instruction.scalar + 1), scalar_write.data.eq(reduce.index),
+                    scalar_write.en.eq(instruction.reduction == Reduction.ARGMAX),
+                    self.port.done.eq(1),
+                ]
+                m.next = "IDLE"
+
+        # Read.
+        a_address, b_address = Signal(16), Signal(16)
+        m.d.comb += [a_address.eq(a_base + word), b_address.eq(b_base + word)]
+        m.d.comb += [port.addr.eq(a_address) for port in (self.x_a, self.m_a)]
+        m.d.comb += [port.addr.eq(b_address) for port in (self.x_b, self.m_b, self.l_b)]
+        a_word, b_word = Signal(32 * lanes), Signal(32 * lanes)
+        with m.Switch(instruction.a_source):
+            with m.Case(SourceA.X):
+                m.d.comb += a_word.eq(self.x_a.data)
+            with m.Case(SourceA.M):
+                m.d.comb += a_word.eq(self.m_a.data)
+            with m.Default():
+                m.d.comb += a_word.eq(a_constant.replicate(lanes))
+        with m.Switch(instruction.b_source):
+            with m.Case(SourceB.X):
+                m.d.comb += b_word.eq(self.x_b.data)
+            with m.Case(SourceB.M):
+                m.d.comb += b_word.eq(self.m_b.data)
+            with m.Default():
+                m.d.comb += b_word.eq(self.l_b.data)
+
+        # Compute.
+        results = []
+        for i in range(lanes):
+            lane = VectorLane()
+            m.submodules[f"lane_{i}"] = lane
+            m.d.comb += [
+                lane.a.eq(a_word.word_select(i, 32)), lane.b.eq(b_word.word_select(i, 32)),
+                lane.factor.eq(factor), lane.addend.eq(addend),
+                lane.multiply.eq(instruction.multiply), lane.add.eq(instruction.addend),
+                lane.join.eq(instruction.join), lane.function.eq(instruction.function),
+                lane.negate_product.eq(instruction.negate_product),
+                lane.negate_addend.eq(instruction.negate_addend), lane.bits.eq(instruction.bits),
+            ]
+            results.append(lane.o)
+        valid = delay(m, issue, DEPTH, "valid")
+        mask = delay(m, Cat(left > i for i in range(lanes)), DEPTH, "mask")
+        address = delay(m, (dst_base + word)[:16], DEPTH, "address")
+        index = delay(m, base, DEPTH, "index")
+
+        # Write and reduce, from registers.
+        out, out_valid, out_address = Signal(32 * lanes), Signal(), Signal(16)
+        m.d.sync += [
+            out.eq(Cat(Mux(mask[i], r, 0) for i, r in enumerate(results))),
+            out_valid.eq(valid), out_address.eq(address),
+            reduce.valid.eq(valid), reduce.mask.eq(mask), reduce.base.eq(index),
+        ]
+        m.d.sync += [reduce.word[i].eq(r) for i, r in enumerate(results)]
+        m.d.comb += [
+            reduce.kind.eq(instruction.reduction),
+            reduce.init_value.eq(init_value), reduce.init_index.eq(init_index),
+        ]
+        act_bits = config.array.act_bits
+        m.d.comb += [port.addr.eq(out_address) for port in (self.x, self.s, self.act, self.row_scale)]
+        m.d.comb += [
+            self.x.data.eq(out), self.s.data.eq(out), self.row_scale.data.eq(out),
+            self.act.data.eq(Cat(out.word_select(i, 32)[:act_bits] for i in range(lanes))),
+            self.act_row.eq(out_address[12:]),
+        ]
+        with m.If(out_valid):
+            with m.Switch(instruction.destination):
+                with m.Case(Destination.X):
+                    m.d.comb += self.x.en.eq(1)
+                with m.Case(Destination.ACT):
+                    m.d.comb += self.act.en.eq(1)
+                with m.Case(Destination.S):
+                    m.d.comb += self.s.en.eq(1)
+                with m.Case(Destination.ROW_SCALE):
+                    m.d.comb += self.row_scale.en.eq(1)
+                with m.Case(Destination.SCALAR):
+                    m.d.comb += [scalar_write.addr.eq(out_address), scalar_write.data.eq(out[:32]),
+                                 scalar_write.en.eq(1)]
+        return m
