@@ -31,6 +31,11 @@ def signed_bits(magnitude: int) -> int:
     return magnitude.bit_length() + 1
 
 
+def dot_bits(act_bits: int, kinds: frozenset[WeightKind], group_max: int) -> int:
+    """Width of the dot product of a group of `group_max` elements."""
+    return signed_bits(group_max * max(max_value(kind) for kind in kinds) << (act_bits - 1))
+
+
 class PeColumn(wiring.Component):
     """A column of `rows` PEs behind the signature that all families share.
 
@@ -60,8 +65,7 @@ class PeColumn(wiring.Component):
     def __init__(self, *, rows: int, lanes: int, act_bits: int, kinds: frozenset[WeightKind],
                  group_max: int):
         self.rows, self.lanes, self.act_bits, self.kinds = rows, lanes, act_bits, kinds
-        self.value_max = max(max_value(kind) for kind in kinds)
-        self.dot_bits = signed_bits(group_max * self.value_max << (act_bits - 1))
+        self.dot_bits = dot_bits(act_bits, kinds, group_max)
         step = data.StructLayout({
             "codes": data.ArrayLayout(unsigned(8), lanes),
             "kind": WeightKind,

@@ -1,0 +1,38 @@
+"""What the matmul unit computes, in numpy: the specification of `MatmulInstruction`."""
+
+import numpy as np
+
+from wordline.pe.datatypes import AuxKind, WeightKind, decode_table
+from wordline.rtl import float_ref as ref
+from wordline.rtl.layout import TileLayout, unpack
+
+
+def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> tuple[np.ndarray, np.ndarray]:
+    """float64[N, K] of ``group_scale * (value - zero)``, exact integers, and float32[N] channel scales."""
+    codes, scales, aux, channel = unpack(layout, raw)
+    group = np.arange(codes.shape[1]) // (layout.group_steps * layout.lanes or codes.shape[1])
+    if layout.aux is AuxKind.SELECT:
+        tables = np.stack([decode_table(kind, s) for s in range(4)])
+        values = tables[(aux.astype(np.intp) & 3)[:, group], codes].astype(np.float64)
+    else:
+        values = decode_table(kind)[codes].astype(np.float64)
+        if layout.aux is AuxKind.ZERO:
+            values -= aux[:, group]
+    return values * scales[:, group], channel
+
+
+def accumulate(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """int64[rows, N]: exact ``x @ weights.T`` for integer x [rows, K] and float64 weights [N, K].
+
+    Double precision is exact while no sum of magnitudes reaches 2^53; beyond, whole numbers are used.
+    """
+    bound = np.abs(x).max(initial=0) * np.abs(weights).max(initial=0) * max(x.shape[1], 1)
+    if bound < 2.0**53:
+        return (x.astype(np.float64) @ weights.T).astype(np.int64)
+    return x.astype(np.int64) @ weights.T.astype(np.int64)
+
+
+def matmul(x: np.ndarray, weights: np.ndarray, row_scale: np.ndarray, channel: np.ndarray | None) -> np.ndarray:
+    """float32[rows, N]: ``(f32(acc) * row_scale) * channel``, two rounded multiplications."""
+    y = ref.mul(ref.int_to_float(accumulate(x, weights)), row_scale[:, None])
+    return y if channel is None else ref.mul(y, channel)

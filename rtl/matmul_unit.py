@@ -1,0 +1,297 @@
+"""MATMUL: the array, its front end that takes tiles from the weight stream, and its drain."""
+
+from amaranth.back import verilog
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from wordline.pe.family import adder_tree
+from wordline.rtl.beat_memory import BeatMemory
+from wordline.rtl.column import Column, ColumnPlan, place_column
+from wordline.rtl.config import Config
+from wordline.rtl.drain import Drain, bank_m_port
+from wordline.rtl.gearbox import MAX_PLANES, Gearbox
+from wordline.rtl.isa import Aux, MatmulInstruction
+from wordline.rtl.ports import ReadPort, UnitPort
+
+
+def column_verilog(config: Config) -> str:
+    """Verilog of the module ``column``, of which the matmul unit has `array.cols` instances."""
+    return verilog.convert(Column(config), name="column", emit_src=False)
+
+
+def channel_beats(config: Config) -> int:
+    return -(-config.array.cols * 32 // config.bus.data_bits)
+
+
+def half(index: Value, parity: Value, bits: int) -> Value:
+    """Address of `bits` bits: word `index` of one of the two halves of a memory."""
+    return Cat(Cat(index, Const(0, bits))[: bits - 1], parity)
+
+
+class MatmulUnit(wiring.Component):
+    """Executes one `MatmulInstruction` after the other on the array.
+
+    For each tile the front end takes the header (channel scales, group scales, selects or zeros) into
+    memories that hold two tiles, then steps. A step goes to all columns at once with its activations.
+    A group's last step waits until the dequantisers can take it; a tile's last step waits until the tile before has
+    left the accumulators' copies.
+
+    Parameters
+    ----------
+    inline : bool
+        Elaborate every column here (for Amaranth's simulator) instead of instances of ``column``.
+
+    Members
+    -------
+    port : UnitPort
+    beats : In(stream) from the weight FIFO
+    act : ReadPort of the activation buffer: ``lanes`` activations of every row
+    row_scale : ReadPort of the row scales (address slot*16 + row)
+    m : WritePort of bank M
+    """
+
+    def __init__(self, config: Config, *, inline: bool = False):
+        self.config, self.inline = config, inline
+        a = config.array
+        super().__init__({
+            "port": Out(UnitPort(MatmulInstruction)),
+            "beats": In(stream.Signature(config.bus.data_bits)),
+            "act": Out(ReadPort(exact_log2(config.memory.act_elements // a.lanes),
+                                a.rows * a.lanes * a.act_bits)),
+            "row_scale": Out(ReadPort(6, 32)),
+            "m": Out(bank_m_port(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, a = self.config, self.config.array
+        plan = ColumnPlan(config)
+        bus, cols, lanes = config.bus.data_bits, a.cols, a.lanes
+        meta = config.memory.meta_beats
+        ch_beats = channel_beats(config)
+
+        m.submodules.gearbox = gearbox = Gearbox(beat_bits=bus, plane_bits=cols * lanes)
+        m.submodules.drain = drain = Drain(config)
+        m.submodules.channels = channels = BeatMemory(
+            beat_bits=bus, word_bits=32 * a.drain_lanes,
+            beats=2 * max(1 << (ch_beats - 1).bit_length(), -(-32 * a.drain_lanes // bus)))
+        scale_beats_max = max(meta, cols * 8 // bus)
+        m.submodules.scales = scales = BeatMemory(beat_bits=bus, word_bits=8 * cols, beats=2 * scale_beats_max)
+        m.submodules.auxes = auxes = BeatMemory(beat_bits=bus, word_bits=8 * cols, beats=2 * scale_beats_max)
+        connect(m, drain.m, flipped(self.m))
+        connect(m, drain.row_scale, flipped(self.row_scale))
+        columns = [place_column(m, config, f"column_{c}", self.inline) for c in range(cols)]
+        lead = columns[0]
+
+        instruction = Signal.like(self.port.instruction.payload)
+        kind, steps, tiles = instruction.kind, instruction.steps.imm, instruction.tiles.imm
+        rows = instruction.rows.imm[:5]
+        group_steps = Signal(16)
+        m.d.comb += group_steps.eq(Mux(instruction.group_steps == 0, steps, instruction.group_steps))
+
+        # --- Beats: header sections, then codes.
+        def section_beats(bits_per_group: int) -> Value:
+            """ceil(groups * bits_per_group / bus)"""
+            if bits_per_group >= bus:
+                return instruction.groups << exact_log2(bits_per_group // bus)
+            per_beat = bus // bits_per_group
+            return (instruction.groups + per_beat - 1) >> exact_log2(per_beat)
+
+        section_size = [Signal(range(max(ch_beats, scale_beats_max) + 2), name=f"section_{i}")
+                        for i in range(3)]
+        section, beat = Signal(2), Signal(range(max(ch_beats, scale_beats_max) + 2))
+        size = data.View(data.ArrayLayout(len(beat), 4), Cat(*section_size, Const(0, len(beat))))[section]
+        tile, header_parity = Signal(16), Signal()
+        issued_tiles, done_tiles = Signal(16), Signal(16)
+        header = Signal()
+        m.d.comb += [
+            gearbox.beats.payload.eq(self.beats.payload), gearbox.planes.eq(instruction.planes),
+            gearbox.total.eq(steps * instruction.planes),
+        ]
+        for index, memory in enumerate((channels, scales, auxes)):
+            m.d.comb += [
+                memory.write.eq(header & self.beats.valid & (section == index)),
+                memory.write_data.eq(self.beats.payload),
+                memory.write_address.eq(half(beat, header_parity, len(memory.write_address))),
+            ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.port.instruction.ready.eq(1)
+                m.d.sync += [instruction.eq(self.port.instruction.payload), tile.eq(0)]
+                with m.If(self.port.instruction.valid):
+                    m.next = "PREPARE"
+            with m.State("PREPARE"):
+                m.d.sync += [
+                    section_size[0].eq(Mux(instruction.channel_scales, ch_beats, 0)),
+                    section_size[1].eq(Mux(instruction.group_scales, section_beats(8 * cols), 0)),
+                    section_size[2].eq(Mux(instruction.aux == Aux.NONE, 0, Mux(
+                        instruction.aux == Aux.SELECT, section_beats(2 * cols), section_beats(8 * cols)))),
+                    section.eq(0), beat.eq(0), header_parity.eq(0),
+                ]
+                m.next = "HEADER"
+                with m.If((tiles == 0) | (steps == 0) | (rows == 0)):
+                    m.next = "END"
+            with m.State("HEADER"):
+                with m.If(section == 3):
+                    # The gearbox is free when every step of the tile before has been issued.
+                    with m.If(issued_tiles == tile):
+                        m.d.comb += gearbox.start.eq(1)
+                        m.d.sync += [section.eq(0), header_parity.eq(~header_parity), tile.eq(tile + 1)]
+                        m.next = "CODES"
+                with m.Elif(done_tiles + 1 < tile):
+                    pass  # the tile before last still needs the half that this header goes to
+                with m.Elif(beat == size):
+                    m.d.sync += [section.eq(section + 1), beat.eq(0)]
+                with m.Else():
+                    m.d.comb += [header.eq(1), self.beats.ready.eq(1)]
+                    with m.If(self.beats.valid):
+                        m.d.sync += beat.eq(beat + 1)
+            with m.State("CODES"):
+                m.d.comb += [gearbox.beats.valid.eq(self.beats.valid),
+                             self.beats.ready.eq(gearbox.beats.ready)]
+                with m.If(gearbox.drained):
+                    m.next = "HEADER"
+                    with m.If(tile == tiles):
+                        m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If((done_tiles == tiles) & drain.idle):
+                    m.next = "END"
+            with m.State("END"):
+                m.d.comb += self.port.done.eq(1)
+                m.next = "IDLE"
+
+        # --- Steps: gearbox -> offer register (with the activations that the buffer answers) -> columns.
+        load, offered, taken = Signal(), Signal(), Signal()
+        step, held_step = Signal(16), Signal(16)
+        group, held_group, in_group = Signal(16), Signal(16), Signal(16)
+        group_last, tile_last = Signal(), Signal()  # of the offered step
+        issue_parity, held_parity = Signal(), Signal()
+        codes = Signal(8 * cols * lanes)
+        planes = [gearbox.steps.payload.word_select(p, cols * lanes) for p in range(MAX_PLANES)]
+
+        def ordered(i: int, j: int) -> Value:
+            """All bits of the code of column i, lane j."""
+            return Mux(instruction.transposed, Cat(p[j * cols + i] for p in planes),
+                       Cat(p[i * lanes + j] for p in planes))
+
+        last_in_tile, last_in_group = Signal(), Signal()
+        m.d.comb += [
+            last_in_tile.eq(step == steps - 1),
+            last_in_group.eq((in_group == group_steps - 1) | last_in_tile),
+            load.eq(gearbox.steps.valid & (~offered | taken)), gearbox.steps.ready.eq(~offered | taken),
+            self.act.addr.eq(instruction.act.imm + Mux(load, step, held_step)),
+        ]
+        with m.If(taken):
+            m.d.sync += offered.eq(0)
+        with m.If(load):
+            m.d.sync += [
+                offered.eq(1), group_last.eq(last_in_group), tile_last.eq(last_in_tile),
+                codes.eq(Cat(ordered(i, j) for i in range(cols) for j in range(lanes))),
+                held_step.eq(step), held_group.eq(group), held_parity.eq(issue_parity),
+                step.eq(Mux(last_in_tile, 0, step + 1)),
+                in_group.eq(Mux(last_in_group, 0, in_group + 1)),
+                group.eq(Mux(last_in_tile, 0, group + last_in_group)),
+                issue_parity.eq(issue_parity ^ last_in_tile), issued_tiles.eq(issued_tiles + last_in_tile),
+            ]
+        guard = Signal(range(plan.spacing + 1))
+        pending = Signal()  # a tile is between its last step and the end of its drain's reading
+        with m.If(guard != 0):
+            m.d.sync += guard.eq(guard - 1)
+        with m.If(taken & group_last):
+            m.d.sync += guard.eq(plan.spacing - 1)
+        was_busy = Signal()
+        m.d.sync += was_busy.eq(drain.busy)
+        drained = was_busy & ~drain.busy
+        with m.If(drained):
+            m.d.sync += [pending.eq(0), done_tiles.eq(done_tiles + 1)]
+        with m.If(taken & tile_last):
+            m.d.sync += pending.eq(1)
+        offer = Signal()
+        m.d.comb += [
+            offer.eq(offered & ~(group_last & (guard != 0)) & ~(tile_last & pending)),
+            taken.eq(offer & lead.ready),
+        ]
+
+        # --- Group results: which scale and zero point each needs when its dot products appear.
+        result_group, result_parity = Signal(16), Signal()
+        next_group, next_parity = Signal(16), Signal()
+        final = result_group == instruction.groups - 1
+        m.d.comb += [next_group.eq(result_group), next_parity.eq(result_parity)]
+        with m.If(lead.dot_valid):
+            m.d.comb += next_group.eq(Mux(final, 0, result_group + 1))
+            m.d.comb += next_parity.eq(result_parity ^ final)
+        m.d.sync += [result_group.eq(next_group), result_parity.eq(next_parity)]
+
+        select_group, select_parity = Mux(load, group, held_group), Mux(load, issue_parity, held_parity)
+        m.d.comb += [
+            scales.address.eq(half(next_group, next_parity, scales.address_bits)),
+            auxes.address.eq(Mux(instruction.aux == Aux.SELECT,
+                                 half(select_group[2:], select_parity, auxes.address_bits),
+                                 half(next_group, next_parity, auxes.address_bits))),
+        ]
+        select_word = auxes.data.word_select(held_group[:2], 2 * cols)
+
+        xsum = Const(0, a.rows * plan.sum_bits)
+        if plan.asymmetric:
+            xsum = self._activation_sums(m, plan, taken, group_last, lead.dot_valid)
+        for c, column in enumerate(columns):
+            m.d.comb += [
+                column.step.eq(offer), column.acts.eq(self.act.data),
+                column.codes.eq(codes[8 * lanes * c : 8 * lanes * (c + 1)]),
+                column.kind.eq(kind), column.last.eq(group_last),
+                column.select.eq(select_word.word_select(c, 2)),
+                column.scale.eq(Mux(instruction.group_scales, scales.data.word_select(c, 8), 1)),
+                column.zero.eq(Mux(instruction.aux == Aux.ZERO, auxes.data.word_select(c, 8), 0)),
+                column.xsum.eq(xsum), column.first.eq(result_group == 0), column.final.eq(final),
+                column.drain_row.eq(drain.row),
+            ]
+
+        # --- Drain.
+        out, channel_parity = Signal(16), Signal()
+        m.d.comb += [
+            drain.start.eq(lead.tile_done), drain.rows.eq(rows), drain.slot.eq(instruction.slot),
+            drain.out.eq(out), drain.out_stride.eq(instruction.out_stride),
+            drain.use_channel.eq(instruction.channel_scales),
+            drain.accs.eq(Cat(column.drained for column in columns)),
+            channels.address.eq(half(drain.chunk, channel_parity, channels.address_bits)),
+            drain.channel.eq(channels.data),
+        ]
+        with m.If(drained):
+            m.d.sync += [out.eq(out + cols // config.vector.lanes), channel_parity.eq(~channel_parity)]
+        with m.If(self.port.instruction.valid & self.port.instruction.ready):
+            m.d.sync += [
+                out.eq(self.port.instruction.payload.out.imm), channel_parity.eq(0), issued_tiles.eq(0),
+                done_tiles.eq(0), issue_parity.eq(0), result_parity.eq(0),
+            ]
+        return m
+
+    def _activation_sums(self, m: Module, plan: ColumnPlan, taken: Value, last: Value,
+                         pop: Value) -> Value:
+        """Sums of each row's activations over a group, kept until the group's dot products appear."""
+        a = self.config.array
+        sums = []
+        levels = 0
+        for r in range(a.rows):
+            word = self.act.data.word_select(r, a.lanes * a.act_bits)
+            terms = [word.word_select(i, a.act_bits).as_signed() for i in range(a.lanes)]
+            total, levels = adder_tree(m, terms, Const(1), f"xsum_{r}")
+            sums.append(total)
+        valid, end = Signal(levels), Signal(levels)
+        m.d.sync += [valid.eq((valid << 1) | taken), end.eq((end << 1) | last)]
+        first = Signal(init=1)
+        m.submodules.xsums = fifo = SyncFIFO(width=a.rows * plan.sum_bits, depth=16)
+        push = Signal()
+        accs = []
+        with m.If(valid[-1]):
+            m.d.sync += first.eq(end[-1])
+        for r, total in enumerate(sums):
+            acc = Signal(signed(plan.sum_bits), name=f"xsum_acc_{r}")
+            with m.If(valid[-1]):
+                m.d.sync += acc.eq(Mux(first, 0, acc) + total)
+            accs.append(acc)
+        m.d.sync += push.eq(valid[-1] & end[-1])
+        m.d.comb += [fifo.w_en.eq(push), fifo.w_data.eq(Cat(accs)), fifo.r_en.eq(pop)]
+        return fifo.r_data

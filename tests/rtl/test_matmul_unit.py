@@ -1,0 +1,143 @@
+"""Matmul unit: tiles from the byte layout through gearbox, array and drain, against `matmul_ref`."""
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib.memory import Memory
+from amaranth.sim import Simulator
+
+from wordline.compiler import asm
+from wordline.pe.datatypes import WEIGHT_TYPES
+from wordline.pe.quantize import quantize
+from wordline.rtl import float_ref as ref
+from wordline.rtl.config import ArrayConfig, BusConfig, Config, MemoryConfig, VectorConfig
+from wordline.rtl.isa import Unit
+from wordline.rtl.layout import TileLayout, pack
+from wordline.rtl.matmul_ref import effective_weights, matmul
+from wordline.rtl.matmul_unit import MatmulUnit
+
+ACT = 256
+FLOATS = 512
+
+
+def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, weights=("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3")):
+    return Config(
+        array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
+                          weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
+        vector=VectorConfig(lanes=4), bus=BusConfig(data_bits=bus),
+        memory=MemoryConfig(act_elements=ACT, matmul_floats=FLOATS, meta_beats=64))
+
+
+def case(cfg, rng, name, *, n, k, group, rows, transposed=False, scaled=True):
+    """One instruction: its fields, beats, activations, row scales, and the expected rows."""
+    a, dtype = cfg.array, WEIGHT_TYPES[name]
+    steps = -(-k // a.lanes)
+    w = rng.standard_normal((n, k)).astype(np.float32)
+    group_steps = (group // a.lanes) if scaled else 0
+    q = quantize(w, dtype, group_steps * a.lanes)
+    layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=cfg.bus.data_bits, planes=dtype.bits, steps=steps,
+                        group_steps=group_steps, aux=dtype.aux if scaled else 0,
+                        channel_scales=scaled, group_scales=scaled, transposed=transposed)
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
+    tiles = -(-n // a.cols)
+    top = (1 << a.act_bits - 1) - 1
+    x = np.zeros((a.rows, steps * a.lanes), np.int64)
+    x[:, :k] = rng.integers(-top, top, (a.rows, k), endpoint=True)
+    act, slot, out = int(rng.integers(0, ACT // a.lanes - steps)), int(rng.integers(4)), int(rng.integers(8))
+    stride = tiles * a.cols // 4 + 1
+    fields = {"rows": rows, "act": act, "tiles": tiles, "steps": steps, "out": out, "kind": int(dtype.kind),
+              "planes": dtype.bits, "group_steps": group_steps, "groups": layout.groups,
+              "aux": int(layout.aux), "channel_scales": int(scaled), "group_scales": int(scaled),
+              "transposed": int(transposed), "slot": slot, "out_stride": stride}
+    row_scale = rng.uniform(0.001, 0.1, a.rows).astype(np.float32)
+    weights, channel = effective_weights(raw, layout, dtype.kind)
+    want = matmul(x[:rows], weights, row_scale[:rows], channel if scaled else None)
+    beat = cfg.beat_bytes
+    beats = [int.from_bytes(raw[i : i + beat].tobytes(), "little") for i in range(0, raw.size, beat)]
+    return fields, beats, x, row_scale, want
+
+
+def run(cfg, cases, stall, rng):
+    a, lanes = cfg.array, cfg.vector.lanes
+    m = Module()
+    m.submodules.unit = unit = MatmulUnit(cfg, inline=True)
+    bits = a.lanes * a.act_bits
+    acts = []
+    for r in range(a.rows):
+        memory = Memory(shape=bits, depth=ACT // a.lanes, init=[])
+        m.submodules[f"act_{r}"] = memory
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(unit.act.addr), unit.act.data.word_select(r, bits).eq(port.data)]
+        acts.append(memory)
+    m.submodules.scales = scales = Memory(shape=32, depth=64, init=[])
+    port = scales.read_port()
+    m.d.comb += [port.addr.eq(unit.row_scale.addr), unit.row_scale.data.eq(port.data)]
+    m.submodules.bank = bank = Memory(shape=32 * lanes, depth=FLOATS // lanes, init=[])
+    port = bank.write_port(granularity=32 * a.drain_lanes)
+    m.d.comb += [port.addr.eq(unit.m.addr), port.data.eq(unit.m.data), port.en.eq(unit.m.en)]
+    stream = [beat for c in cases for beat in c[1]]
+
+    async def feed(ctx):
+        for beat in stream:
+            while rng.random() < stall:
+                await ctx.tick()
+            ctx.set(unit.beats.payload, beat)
+            ctx.set(unit.beats.valid, 1)
+            await ctx.tick().until(unit.beats.ready)
+            ctx.set(unit.beats.valid, 0)
+
+    async def drive(ctx):
+        for fields, _, x, row_scale, want in cases:
+            for r in range(a.rows):
+                for s in range(fields["steps"]):
+                    step = [int(v) & (1 << a.act_bits) - 1 for v in x[r, s * a.lanes : (s + 1) * a.lanes]]
+                    ctx.set(acts[r].data[fields["act"] + s], sum(v << i * a.act_bits for i, v in enumerate(step)))
+                ctx.set(scales.data[fields["slot"] * 16 + r], int(ref.to_bits(row_scale[r])))
+            ctx.set(unit.port.instruction.payload.as_value(), asm.encode(Unit.MATMUL, fields))
+            ctx.set(unit.port.instruction.valid, 1)
+            await ctx.tick().until(unit.port.instruction.ready)
+            ctx.set(unit.port.instruction.valid, 0)
+            for _ in range(20000):
+                if ctx.get(unit.port.done):
+                    break
+                await ctx.tick()
+            else:
+                raise AssertionError("the instruction does not end")
+            await ctx.tick()
+            for r in range(fields["rows"]):
+                words = want.shape[1] // lanes
+                raw = b"".join(ctx.get(bank.data[fields["out"] + r * fields["out_stride"] + i]).to_bytes(4 * lanes, "little")
+                               for i in range(words))
+                got = np.frombuffer(raw, np.uint32)
+                bad = np.flatnonzero(got != ref.to_bits(want[r]))
+                assert not bad.size, (f"row {r} channel {bad[0]} of {fields}: {got[bad[0]]:x} "
+                                      f"not {ref.to_bits(want[r])[bad[0]]:x} ({bad.size} differ)")
+
+    sim = Simulator(m)
+    sim.add_clock(1e-6)
+    sim.add_testbench(drive)
+    sim.add_testbench(feed, background=True)
+    sim.run()
+
+
+@pytest.mark.parametrize(("family", "rows", "cols", "lanes", "bus", "drain", "act_bits"), [
+    ("mac", 1, 8, 8, 64, 1, 8),
+    ("mac", 2, 8, 16, 32, 2, 16),
+    ("mac", 1, 8, 8, 256, 4, 8),
+    ("bit_serial", 2, 8, 8, 64, 1, 8),
+    ("bit_serial", 1, 16, 8, 512, 2, 16),
+])
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
+    rng = np.random.default_rng(7)
+    cfg = config(family, rows, cols, lanes, bus, drain, act_bits)
+    shapes = [
+        ("int8", dict(n=16, k=32, group=32, rows=1)),
+        ("bitmod_fp4", dict(n=40, k=96, group=32, rows=rows)),
+        ("bitmod_fp3", dict(n=16, k=72, group=32, rows=rows)),
+        ("int4_asym", dict(n=20, k=80, group=32, rows=rows)),
+        ("int8", dict(n=32, k=40, group=0, rows=rows, transposed=True, scaled=False)),
+        ("int4", dict(n=8, k=16, group=0, rows=rows, transposed=True, scaled=False)),
+        ("int4", dict(n=17, k=100, group=16 if lanes <= 16 else lanes, rows=1)),
+    ]
+    run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], stall, rng)
