@@ -54,9 +54,13 @@ class Column(wiring.Component):
     """
 
     def __init__(self, config: Config):
-        a = config.array
         self.config = config
-        super().__init__({
+        super().__init__(self.ports(config))
+
+    @staticmethod
+    def ports(config: Config) -> wiring.Signature:
+        a = config.array
+        return wiring.Signature({
             "step": In(1), "ready": Out(1),
             "acts": In(a.rows * a.lanes * a.act_bits), "codes": In(8 * a.lanes), "kind": In(4),
             "select": In(2), "last": In(1),
@@ -101,15 +105,15 @@ class Column(wiring.Component):
 
 def place_column(m: Module, config: Config, name: str, inline: bool) -> wiring.PureInterface | Column:
     """A column as a submodule: elaborated here, or an instance of the Verilog module ``column``."""
-    column = Column(config)
     if inline:
-        m.submodules[name] = column
+        m.submodules[name] = column = Column(config)
         return column
     # One Verilog module, many instances: elaborating each column would take minutes.
     ports: dict[str, object] = {}
-    outer = column.signature.flip().create(path=(name,))
-    for member in column.signature.members:
-        is_input = column.signature.members[member].flow == In
+    signature = Column.ports(config)
+    outer = signature.flip().create(path=(name,))
+    for member in signature.members:
+        is_input = signature.members[member].flow == In
         ports[("i_" if is_input else "o_") + member] = getattr(outer, member)
     m.submodules[name] = Instance("column", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
     return outer

@@ -1,0 +1,87 @@
+"""The control registers: an AXI4-Lite slave with the map `rtl.isa.Csr`."""
+
+from amaranth.hdl import Cat, Const, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from wordline.rtl.axi import AxiLite
+from wordline.rtl.isa import UNITS, Csr, ErrorCode
+from wordline.rtl.sequencer import ARGUMENTS
+
+
+class Control(wiring.Component):
+    """Start, status, arguments, and counters that run while a program does.
+
+    Members
+    -------
+    bus : In(AxiLite); one access at a time, no wait states beyond that
+    start, program_address, program_length, arguments : Out, to the sequencer
+    running, finished, error, exit_code : In, from it
+    busy, ended : In, per unit
+    """
+
+    def __init__(self):
+        super().__init__({
+            "bus": In(AxiLite()),
+            "start": Out(1), "program_address": Out(40), "program_length": Out(16),
+            "arguments": Out(data.ArrayLayout(signed(32), ARGUMENTS)),
+            "running": In(1), "finished": In(1), "error": In(ErrorCode), "exit_code": In(8),
+            "busy": In(UNITS), "ended": In(UNITS),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        cycles = Signal(64)
+        busy = [Signal(32, name=f"busy_{i}") for i in range(UNITS)]
+        ended = [Signal(32, name=f"ended_{i}") for i in range(UNITS)]
+        with m.If(self.running):
+            m.d.sync += cycles.eq(cycles + 1)
+            for i in range(UNITS):
+                m.d.sync += [busy[i].eq(busy[i] + self.busy[i]), ended[i].eq(ended[i] + self.ended[i])]
+
+        # Writes: address and data are taken together.
+        write = Signal()
+        m.d.comb += [
+            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
+            bus.awready.eq(write), bus.wready.eq(write),
+        ]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        m.d.sync += self.start.eq(0)
+        with m.If(write):
+            m.d.sync += bus.bvalid.eq(1)
+            with m.Switch(Cat(Const(0, 2), bus.awaddr[2:])):
+                with m.Case(Csr.CONTROL):
+                    with m.If(bus.wdata[0] & ~self.running):
+                        m.d.sync += [self.start.eq(1), cycles.eq(0)]
+                        m.d.sync += [counter.eq(0) for counter in busy + ended]
+                with m.Case(Csr.PROGRAM_LOW):
+                    m.d.sync += self.program_address[:32].eq(bus.wdata)
+                with m.Case(Csr.PROGRAM_HIGH):
+                    m.d.sync += self.program_address[32:].eq(bus.wdata)
+                with m.Case(Csr.PROGRAM_LENGTH):
+                    m.d.sync += self.program_length.eq(bus.wdata)
+                for i in range(ARGUMENTS):
+                    with m.Case(Csr.ARGUMENT1 + 4 * i):
+                        m.d.sync += self.arguments[i].eq(bus.wdata)
+
+        read = Signal()
+        m.d.comb += [read.eq(bus.arvalid & (~bus.rvalid | bus.rready)), bus.arready.eq(read)]
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        status = Cat(self.running | self.start, self.finished, Const(0, 2), self.error, self.exit_code)
+        registers = {
+            Csr.STATUS: status, Csr.PROGRAM_LOW: self.program_address[:32],
+            Csr.PROGRAM_HIGH: self.program_address[32:], Csr.PROGRAM_LENGTH: self.program_length,
+            Csr.CYCLES_LOW: cycles[:32], Csr.CYCLES_HIGH: cycles[32:],
+        } | {Csr.ARGUMENT1 + 4 * i: self.arguments[i] for i in range(ARGUMENTS)}
+        registers |= {Csr.BUSY + 4 * i: busy[i] for i in range(UNITS)}
+        registers |= {Csr.ENDED + 4 * i: ended[i] for i in range(UNITS)}
+        with m.If(read):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0)]
+            with m.Switch(Cat(Const(0, 2), bus.araddr[2:])):
+                for address, value in registers.items():
+                    with m.Case(address):
+                        m.d.sync += bus.rdata.eq(value)
+        return m

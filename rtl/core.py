@@ -1,0 +1,150 @@
+"""The accelerator: sequencer, units, on-chip memories, bus."""
+
+from amaranth.hdl import Cat, Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from wordline.rtl.axi import Axi4, AxiLite
+from wordline.rtl.config import Config
+from wordline.rtl.control import Control
+from wordline.rtl.dispatch import Dispatch
+from wordline.rtl.isa import UNITS, Unit
+from wordline.rtl.load_unit import LoadUnit
+from wordline.rtl.matmul_unit import MatmulUnit
+from wordline.rtl.read_port import ReadArbiter
+from wordline.rtl.sequencer import Sequencer
+from wordline.rtl.store_unit import StoreUnit
+from wordline.rtl.stream_unit import StreamUnit
+from wordline.rtl.vector_unit import VectorUnit
+
+_WRITE_SIDE = ("awid", "awaddr", "awlen", "awsize", "awburst", "awvalid", "awready", "wdata", "wstrb",
+               "wlast", "wvalid", "wready", "bresp", "bvalid", "bready")
+_READ_SIDE = ("arid", "araddr", "arlen", "arsize", "arburst", "arvalid", "arready", "rid", "rdata",
+              "rresp", "rvalid", "rready")
+
+
+class Accelerator(wiring.Component):
+    """Everything between the AXI4 master and the AXI4-Lite control port.
+
+    Parameters
+    ----------
+    inline : bool
+        Elaborate the array's columns here instead of instances of the Verilog module ``column``.
+
+    Members
+    -------
+    axi : Out(Axi4), control : In(AxiLite), irq : Out, a program has ended
+    trace_start, trace_done, trace_pc : Out, starts and ends of instructions per unit; the program counter
+    """
+
+    def __init__(self, config: Config, *, inline: bool = False):
+        self.config, self.inline = config, inline
+        super().__init__({
+            "axi": Out(Axi4(data_bits=config.bus.data_bits, address_bits=config.bus.address_bits)),
+            "control": In(AxiLite()),
+            "irq": Out(1),
+            "trace_start": Out(UNITS), "trace_done": Out(UNITS), "trace_pc": Out(16),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, axi = self.config, self.axi
+        m.submodules.control = control = Control()
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.dispatch = dispatch = Dispatch()
+        m.submodules.load = load = LoadUnit(config)
+        m.submodules.stream = stream = StreamUnit(config)
+        m.submodules.matmul = matmul = MatmulUnit(config, inline=self.inline)
+        m.submodules.vector = vector = VectorUnit(config)
+        m.submodules.store = store = StoreUnit(config)
+        m.submodules.reads = reads = ReadArbiter(data_bits=config.bus.data_bits,
+                                                 address_bits=config.bus.address_bits)
+        connect(m, flipped(self.control), control.bus)
+        for name in ("start", "program_address", "program_length", "arguments"):
+            m.d.comb += getattr(sequencer, name).eq(getattr(control, name))
+        for name in ("running", "finished", "error", "exit_code"):
+            m.d.comb += getattr(control, name).eq(getattr(sequencer, name))
+        connect(m, sequencer.queue, dispatch.queue)
+        for name in ("control_wait", "control_signal", "control_take", "clear"):
+            m.d.comb += getattr(dispatch, name).eq(getattr(sequencer, name))
+        m.d.comb += [
+            sequencer.control_granted.eq(dispatch.control_granted), sequencer.idle.eq(dispatch.idle),
+            sequencer.overflow.eq(dispatch.overflow), sequencer.load_ended.eq(dispatch.ended[Unit.LOAD]),
+            control.busy.eq(dispatch.busy), control.ended.eq(dispatch.ended),
+            self.irq.eq(sequencer.finished), self.trace_start.eq(dispatch.started),
+            self.trace_done.eq(dispatch.ended), self.trace_pc.eq(sequencer.pc),
+        ]
+        units = [load, stream, matmul, vector, store]
+        for port, unit in zip(dispatch.units, units, strict=True):
+            m.d.comb += [
+                unit.port.instruction.valid.eq(port.instruction.valid),
+                unit.port.instruction.payload.eq(port.instruction.payload),
+                port.instruction.ready.eq(unit.port.instruction.ready),
+                port.done.eq(unit.port.done), port.error.eq(unit.port.error),
+            ]
+        m.d.comb += [
+            sequencer.read_error.eq(Cat((u.port.done & u.port.error) for u in (load, stream)).any()),
+            sequencer.write_error.eq(store.port.done & store.port.error),
+            sequencer.program.addr.eq(load.program.addr), sequencer.program.data.eq(load.program.data),
+            sequencer.program.en.eq(load.program.en),
+            sequencer.register_write.eq(load.register_write),
+            sequencer.register_number.eq(load.register_number),
+            sequencer.register_value.eq(load.register_value),
+            load.register_taken.eq(sequencer.register_taken),
+        ]
+
+        # The bus.
+        for i, unit in enumerate((load, stream)):
+            connect(m, unit.requests, reads.requests[i])
+            m.d.comb += [unit.beats.valid.eq(reads.beats[i].valid),
+                         unit.beats.payload.eq(reads.beats[i].payload)]
+        for names, component in ((_READ_SIDE, reads), (_WRITE_SIDE, store)):
+            for name in names:
+                ours, theirs = getattr(axi, name), getattr(component, name)
+                outwards = axi.signature.members[name].flow == Out
+                m.d.comb += ours.eq(theirs) if outwards else theirs.eq(ours)
+        connect(m, stream.out, matmul.beats)
+
+        self._memories(m, load, matmul, vector, store)
+        return m
+
+    def _memories(self, m, load, matmul, vector, store):
+        """One writer each, one copy a reader."""
+        a, memory, lanes = self.config.array, self.config.memory, self.config.vector.lanes
+        banks = {
+            "x": (memory.vector_floats, vector.x, 1, (vector.x_a, vector.x_b)),
+            "m": (memory.matmul_floats, matmul.m, lanes // a.drain_lanes, (vector.m_a, vector.m_b)),
+            "l": (memory.load_floats, load.l, 1, (vector.l_b,)),
+            "s": (memory.store_floats, vector.s, 1, (store.s,)),
+        }
+        for name, (floats, writer, granules, readers) in banks.items():
+            for i, reader in enumerate(readers):
+                bank = Memory(shape=32 * lanes, depth=floats // lanes, init=[])
+                m.submodules[f"bank_{name}{i}"] = bank
+                write = bank.write_port(granularity=32 * lanes // granules)
+                read = bank.read_port()
+                m.d.comb += [
+                    write.addr.eq(writer.addr), write.data.eq(writer.data), write.en.eq(writer.en),
+                    read.addr.eq(reader.addr), reader.data.eq(read.data),
+                ]
+        step = a.lanes * a.act_bits
+        parts = a.lanes // lanes  # words of the vector unit in a step of the array
+        for r in range(a.rows):
+            row = Memory(shape=step, depth=memory.act_elements // a.lanes, init=[])
+            m.submodules[f"act_{r}"] = row
+            write, read = row.write_port(granularity=step // parts), row.read_port()
+            low = (parts - 1).bit_length()
+            which = vector.act.addr[:low] if low else 0
+            m.d.comb += [
+                write.addr.eq(vector.act.addr >> low), write.data.eq(vector.act.data.replicate(parts)),
+                write.en.eq((vector.act.en & (vector.act_row == r)) << which),
+                read.addr.eq(matmul.act.addr), matmul.act.data.word_select(r, step).eq(read.data),
+            ]
+        m.submodules.row_scales = scales = Memory(shape=32, depth=64, init=[])
+        write, read = scales.write_port(), scales.read_port()
+        m.d.comb += [
+            write.addr.eq(vector.row_scale.addr), write.data.eq(vector.row_scale.data),
+            write.en.eq(vector.row_scale.en),
+            read.addr.eq(matmul.row_scale.addr), matmul.row_scale.data.eq(read.data),
+        ]
