@@ -1,0 +1,206 @@
+"""Runs programs on the RTL: Verilog through Verilator into a shared library, compiled once per hardware."""
+
+import ctypes
+import hashlib
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wordline.compiler.program import Program
+from wordline.rtl import verilog
+from wordline.rtl.config import Config
+from wordline.rtl.isa import Csr, ErrorCode, Unit
+from wordline.sim import toolchain
+
+_SLICE = 200_000  # cycles between looks at Ctrl-C and progress
+_EVENT = np.dtype([("start", "<u8"), ("end", "<u8"), ("unit", "<u4"), ("index", "<u4")])
+
+
+class RtlError(RuntimeError):
+    """The program on the RTL ended with an error, or did not end."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run took.
+
+    Attributes
+    ----------
+    cycles : int
+        Core clock cycles from start to end, boot included.
+    busy, ended : dict[str, int]
+        Busy cycles and instructions ended, per unit.
+    events : structured array
+        Start and end cycle of every instruction (`unit`, `index` within the unit), if recorded.
+    """
+
+    cycles: int
+    busy: dict[str, int]
+    ended: dict[str, int]
+    events: np.ndarray = field(default_factory=lambda: np.zeros(0, _EVENT))
+
+
+def sources(config: Config) -> dict[str, str]:
+    """The Verilog of a configuration, cached on disk by hardware and by the code that generates it."""
+    code = hashlib.sha256()
+    for package in (Path(verilog.__file__).parent, Path(verilog.__file__).parent.parent / "pe"):
+        for path in sorted(package.glob("*.py")):
+            code.update(path.read_bytes())
+    folder = toolchain.cache_dir() / f"verilog-{config.hardware_hash()}-{code.hexdigest()[:16]}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=toolchain.cache_dir()) as temporary:
+            for name, text in verilog.emit(config).items():
+                (Path(temporary) / name).write_text(text)
+            shutil.copytree(temporary, folder, dirs_exist_ok=True)
+    return {path.name: path.read_text() for path in sorted(folder.glob("*.v"))}
+
+
+def build(config: Config, *, waveform: bool = False,
+          say: Callable[[str], None] = lambda message: None) -> Path:
+    """The shared library of a configuration; compiled if the cache has none for these very sources."""
+    texts = sources(config)
+    harness = Path(__file__).with_name("harness.cpp")
+    verilator = toolchain.verilator()
+    flags = ["-O3", "--x-assign", "0", "--x-initial", "0", "--noassert", "-Wno-fatal", "-Wno-lint",
+             "-Wno-style", "-CFLAGS", "-fPIC"] + (["--trace-vcd"] if waveform else [])
+    digest = hashlib.sha256(repr((texts, harness.read_text(), verilator.version, flags,
+                                  config.bus.data_bits)).encode()).hexdigest()[:20]
+    library = toolchain.cache_dir() / f"accelerator-{digest}.so"
+    if library.exists():
+        return library
+    say(f"compiling the RTL of {config.name} with Verilator (once per hardware)")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        verilator.run(["--cc", *flags, "--top-module", "accelerator", "--Mdir", "obj", "--prefix",
+                       "Vaccelerator", *sorted(texts)], cwd=folder)
+        with verilator.on_path():
+            make = toolchain.make()
+            make.run(["-j2", "-C", "obj", "-f", "Vaccelerator.mk", "OPT_FAST=-O2", "OPT_SLOW=-O0",
+                      "libVaccelerator.a", "libverilated.a"], cwd=folder)
+        root = Path(verilator.environment()["VERILATOR_ROOT"])
+        defines = [f"-DDATA_BITS={config.bus.data_bits}"] + (["-DWITH_TRACE"] if waveform else [])
+        toolchain.cxx().run(
+            ["-shared", "-fPIC", "-O2", "-std=c++17", *defines, "-Iobj", f"-I{root / 'include'}",
+             f"-I{root / 'include' / 'vltstd'}", str(harness), "obj/libVaccelerator.a",
+             "obj/libverilated.a", "-lpthread", "-o", "accelerator.so"], cwd=folder)
+        fresh = library.with_suffix(f".{sysconfig.get_platform()}.{id(folder)}")
+        shutil.copy(folder / "accelerator.so", fresh)
+        fresh.replace(library)
+    return library
+
+
+class RtlMachine:
+    """A Verilated accelerator with its DRAM.
+
+    Parameters
+    ----------
+    config : Config
+    waveform : bool
+        Compile with support for waveforms (slower).
+    say : callable
+        Told when something takes long.
+
+    Attributes
+    ----------
+    memory : uint8[dram.size]
+        DRAM; write to it before a run, read it after (or during) one.
+    """
+
+    def __init__(self, config: Config, *, waveform: bool = False,
+                 say: Callable[[str], None] = lambda message: None):
+        self.config, self.waveform = config, waveform
+        self._library = ctypes.CDLL(str(build(config, waveform=waveform, say=say)))
+        self._declare()
+        self.memory = np.zeros(config.dram.size, np.uint8)
+        self._machine = self._library.machine_new(
+            self.memory.ctypes.data_as(ctypes.c_void_p), config.dram.size, config.dram.latency)
+
+    def _declare(self) -> None:
+        c, pointer = self._library, ctypes.c_void_p
+        c.machine_new.restype, c.machine_new.argtypes = pointer, [pointer, ctypes.c_uint64, ctypes.c_uint64]
+        c.machine_free.argtypes = [pointer]
+        c.machine_stalls.argtypes = [pointer, ctypes.c_double, ctypes.c_uint64]
+        c.machine_write.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32]
+        c.machine_read.argtypes, c.machine_read.restype = [pointer, ctypes.c_uint32], ctypes.c_uint32
+        c.machine_run.argtypes, c.machine_run.restype = [pointer, ctypes.c_uint64], ctypes.c_int
+        c.machine_record.argtypes = [pointer, ctypes.c_int]
+        c.machine_events.argtypes, c.machine_events.restype = [pointer, pointer], ctypes.c_uint64
+        c.machine_wave.argtypes = [pointer, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64]
+        c.machine_wave.restype = ctypes.c_int
+
+    def __del__(self) -> None:
+        if getattr(self, "_machine", None):
+            self._library.machine_free(self._machine)
+            self._machine = None
+
+    def read(self, register: int) -> int:
+        return self._library.machine_read(self._machine, register)
+
+    def write(self, register: int, value: int) -> None:
+        self._library.machine_write(self._machine, register, value & 0xFFFFFFFF)
+
+    def run(self, program: Program, arguments: tuple[int, ...] = (), *, max_cycles: int = 1 << 40,
+            progress: Callable[[int], None] = lambda cycles: None, stalls: float = 0.0, seed: int = 0,
+            record: bool = False, wave: tuple[Path, int, int] | None = None) -> RunResult:
+        """Place the program in DRAM, start it and run it to its end.
+
+        Parameters
+        ----------
+        arguments : up to 4 ints, presets of registers 1 to 4
+        progress : called with the cycles so far, several times a second
+        stalls : probability with which every bus channel hesitates in a cycle
+        record : keep start and end of every instruction
+        wave : VCD file, first and last cycle to write
+
+        Raises
+        ------
+        ProgramError
+            The program is for other hardware, or does not fit the memory.
+        RtlError
+            The accelerator reported an error, or did not end within `max_cycles`.
+        """
+        program.check_hardware(self.config.hardware_hash(), self.config.name)
+        program.place(self.memory)
+        library, machine = self._library, self._machine
+        library.machine_stalls(machine, stalls, seed)
+        if wave:
+            path, first, last = wave
+            if not library.machine_wave(machine, str(path).encode(), first, last):
+                raise RtlError("this build has no waveforms: use RtlMachine(config, waveform=True)")
+        library.machine_record(machine, int(record))
+        address = program.symbols["program"].address
+        self.write(Csr.PROGRAM_LOW, address)
+        self.write(Csr.PROGRAM_HIGH, address >> 32)
+        self.write(Csr.PROGRAM_LENGTH, len(program.instructions))
+        for i, value in enumerate(arguments):
+            self.write(Csr.ARGUMENT1 + 4 * i, value)
+        self.write(Csr.CONTROL, 1)
+        done = 0
+        while not library.machine_run(machine, min(_SLICE, max_cycles - done)):
+            done += _SLICE
+            progress(done)
+            if done >= max_cycles:
+                raise RtlError(f"no end after {max_cycles} cycles; {self._where()}")
+        status = self.read(Csr.STATUS)
+        error = ErrorCode(status >> 4 & 15)
+        if error:
+            raise RtlError(f"the program ended with {error.name}, exit code {status >> 8 & 255}; "
+                           f"{self._where()}")
+        cycles = self.read(Csr.CYCLES_LOW) | self.read(Csr.CYCLES_HIGH) << 32
+        events = np.zeros(library.machine_events(machine, None), _EVENT)
+        if record:
+            library.machine_events(machine, events.ctypes.data_as(ctypes.c_void_p))
+        return RunResult(cycles, self._counters(Csr.BUSY), self._counters(Csr.ENDED), events)
+
+    def _counters(self, base: int) -> dict[str, int]:
+        return {unit.name: self.read(base + 4 * unit) for unit in Unit}
+
+    def _where(self) -> str:
+        return "instructions ended: " + ", ".join(f"{k} {v}" for k, v in self._counters(Csr.ENDED).items())
