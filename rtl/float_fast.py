@@ -20,6 +20,8 @@ _T0, _T1, _T2 = (np.ascontiguousarray(np.moveaxis(ref.special_tables(), -1, 0)[i
 
 def _least(x: np.ndarray) -> int:
     """Smallest magnitude but zero, as ``2*bits - 1``."""
+    if x.size == 1:
+        return (2 * x.view(np.uint32).item() - 1) & 0xFFFFFFFF
     return np.minimum.reduce((x.view(np.uint32) << 1) - 1, axis=None, initial=0xFFFFFFFF)
 
 

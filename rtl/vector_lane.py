@@ -29,10 +29,19 @@ def order_key(bits):
 class VectorLane(wiring.Component):
     """``o = function(join(a * f, c))``; the controls are constant while elements are in flight.
 
-    Every element passes all stages, those that do nothing as well. Latency 15.
+    Every element passes all stages, those that do nothing as well: product (4 cycles), sum or maximum (5),
+    a register because what follows begins with a barrel shifter, function (6). Latency 16.
+
+    Members
+    -------
+    a, b : In(32), an element of each source, float32
+    factor, addend : In(32), the scalar or immediate in place of b
+    multiply, add : In(Factor), where f and c come from
+    join, negate_product, negate_addend, function, bits : In, as in `VectorInstruction`
+    o : Out(32)
     """
 
-    latency = FloatMul.latency + FloatAdd.latency + SpecialFunction.latency
+    latency = FloatMul.latency + FloatAdd.latency + 1 + SpecialFunction.latency
 
     a: In(32)
     b: In(32)
@@ -71,7 +80,7 @@ class VectorLane(wiring.Component):
         kept = Mux(self.add == Factor.NONE, p, larger)
         late = delay(m, kept, adder.latency, "kept")
         total = Signal(32)
-        m.d.comb += total.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
+        m.d.sync += total.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
 
         m.d.comb += [sfu.a.eq(total), sfu.function.eq(self.function),
                      to_int.a.eq(total), to_int.bits.eq(self.bits)]

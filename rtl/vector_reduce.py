@@ -12,13 +12,17 @@ from wordline.rtl.float_ref import SUM_WIDTH
 from wordline.rtl.isa import Reduction
 from wordline.rtl.vector_lane import flushed, is_nan, order_key
 
+MINUS_ZERO = 0x80000000
+
 
 class VectorReduce(wiring.Component):
     """Takes a word of elements a cycle, then on `finish` folds them into `value` (and `index`).
 
     SUM: `SUM_WIDTH` partial sums lie in a memory of ``SUM_WIDTH / lanes`` words that is added to in turn;
-    the fold in halves reads two words a cycle. Halves that nothing was added to are skipped: adding +0 to a
-    partial sum, which is never -0, changes nothing. MAX, ABSMAX, ARGMAX: a running best per lane.
+    the fold in halves reads two words a cycle. An element that is masked out counts as -0, the number that
+    changes no partial sum. Halves that nothing was added to are skipped: they hold +0, and the other half has
+    seen one addition to +0 at most, so it is not -0, and adding +0 to it changes nothing.
+    MAX, ABSMAX, ARGMAX: a running best per lane, then lane after lane.
 
     `finish` comes when no word is under way in front of this unit; `finished` follows after
     `reduce_cycles` cycles.
@@ -81,7 +85,7 @@ class VectorReduce(wiring.Component):
             with m.Elif(folding):
                 m.d.comb += [adder.a.eq(lane_first), adder.b.eq(lane_second)]
             with m.Else():
-                m.d.comb += [adder.a.eq(lane_first), adder.b.eq(Mux(self.mask[i], self.word[i], 0))]
+                m.d.comb += [adder.a.eq(lane_first), adder.b.eq(Mux(self.mask[i], self.word[i], MINUS_ZERO))]
         accept = self.valid & (self.kind == Reduction.SUM)
         m.d.comb += issue.eq(Mux(folding, ~across, accept))
         wait = FloatAdd.latency
