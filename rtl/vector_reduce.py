@@ -13,6 +13,8 @@ from wordline.rtl.isa import Reduction
 from wordline.rtl.vector_lane import flushed, is_nan, order_key
 
 MINUS_ZERO = 0x80000000
+#: Cycles from the read of two operands to their sum: a register, the adder.
+ADD = 1 + FloatAdd.latency
 
 
 class VectorReduce(wiring.Component):
@@ -22,7 +24,8 @@ class VectorReduce(wiring.Component):
     the fold in halves reads two words a cycle. An element that is masked out counts as -0, the number that
     changes no partial sum. Halves that nothing was added to are skipped: they hold +0, and the other half has
     seen one addition to +0 at most, so it is not -0, and adding +0 to it changes nothing.
-    MAX, ABSMAX, ARGMAX: a running best per lane, then lane after lane.
+
+    MAX, ABSMAX, ARGMAX: a running best per lane; at the end lane 0 takes on one lane after the other.
 
     `finish` comes when no word is under way in front of this unit; `finished` follows after
     `reduce_cycles` cycles.
@@ -32,12 +35,17 @@ class VectorReduce(wiring.Component):
     start : In, with the instruction's `kind`, and where to start from (`init_value`, `init_index`)
     valid, mask, word, base : In, a word, its valid elements, index of its first element
     finish, finished, value, index : as above
+
+    Raises
+    ------
+    ValueError
+        So many lanes that a partial sum's turn comes before its last sum is there.
     """
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self.words = SUM_WIDTH // lanes
-        if self.words < FloatAdd.latency + 1:
+        if self.words < ADD + 1:
             raise ValueError(f"{lanes} lanes are too many for {SUM_WIDTH} partial sums")
         word = data.ArrayLayout(32, lanes)
         super().__init__({
@@ -49,56 +57,58 @@ class VectorReduce(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes, words = self.lanes, self.words
-        adders = [FloatAdd() for _ in range(lanes)]
-        for i, adder in enumerate(adders):
-            m.submodules[f"adder_{i}"] = adder
+        levels = exact_log2(lanes)
 
         # Two copies of the partial sums, so that a fold reads two words at once.
         m.submodules.low = low = Memory(shape=32 * lanes, depth=words, init=[])
         m.submodules.high = high = Memory(shape=32 * lanes, depth=words, init=[])
         read_low, read_high = low.read_port(domain="comb"), high.read_port(domain="comb")
-        writes = [low.write_port(), high.write_port()]
-        filled = Signal(words)
-        slot = Signal(range(words))
+        # Words from `slot` on hold nothing yet, unless `full`.
+        slot, full = Signal(range(words)), Signal()
 
-        folding, issue = Signal(), Signal()
-        half, step = Signal(range(words + 1)), Signal(range(words))
-        partner = Signal(range(words))
-        lane_level = Signal(range(exact_log2(lanes) + 1))
-        across = Signal()  # folding across the lanes of word 0
+        folding, across = Signal(), Signal()  # of words; then of the lanes of word 0
+        half, step = Signal(range(words)), Signal(range(words))
+        level = Signal(range(levels + 1))
         final = Signal(32 * lanes)
+        accept, issue = Signal(), Signal()
+        first, second = Signal(32 * lanes), Signal(32 * lanes)
         m.d.comb += [
-            partner.eq(step + half),
             read_low.addr.eq(Mux(folding, step, slot)),
-            read_high.addr.eq(partner),
+            read_high.addr.eq(step + half),
+            accept.eq(self.valid & (self.kind == Reduction.SUM)),
+            issue.eq(Mux(folding, ~across, accept)),
         ]
-        first = Mux(filled.bit_select(read_low.addr, 1), read_low.data, 0)
-        second = Mux(filled.bit_select(read_high.addr, 1), read_high.data, 0)
-        for i, adder in enumerate(adders):
-            lane_first, lane_second = first.word_select(i, 32), second.word_select(i, 32)
+        with m.If(full | (folding & (slot != 0))):
+            m.d.comb += first.eq(read_low.data)
+        with m.If(full | (read_high.addr < slot)):
+            m.d.comb += second.eq(read_high.data)
+        sums = []
+        for i in range(lanes):
+            m.submodules[f"adder_{i}"] = adder = FloatAdd()
+            # Registers, since an adder begins with a comparison.
+            a, b = Signal(32, name=f"a_{i}"), Signal(32, name=f"b_{i}")
+            m.d.sync += [
+                a.eq(first.word_select(i, 32)), b.eq(Mux(self.mask[i], self.word[i], MINUS_ZERO))]
+            with m.If(folding):
+                m.d.sync += b.eq(second.word_select(i, 32))
             with m.If(across):
-                m.d.comb += adder.a.eq(final.word_select(i, 32))
-                for level in range(exact_log2(lanes)):
-                    gap = lanes >> (level + 1)
-                    with m.If(lane_level == level):
-                        m.d.comb += adder.b.eq(final.word_select((i + gap) % lanes, 32))
-            with m.Elif(folding):
-                m.d.comb += [adder.a.eq(lane_first), adder.b.eq(lane_second)]
-            with m.Else():
-                m.d.comb += [adder.a.eq(lane_first), adder.b.eq(Mux(self.mask[i], self.word[i], MINUS_ZERO))]
-        accept = self.valid & (self.kind == Reduction.SUM)
-        m.d.comb += issue.eq(Mux(folding, ~across, accept))
-        wait = FloatAdd.latency
-        for port in writes:
+                m.d.sync += a.eq(final.word_select(i, 32))
+                with m.Switch(level):
+                    for k in range(levels):
+                        with m.Case(k):
+                            partner = (i + (lanes >> (k + 1))) % lanes
+                            m.d.sync += b.eq(final.word_select(partner, 32))
+            m.d.comb += [adder.a.eq(a), adder.b.eq(b)]
+            sums.append(adder.o)
+        for port in (low.write_port(), high.write_port()):
             m.d.comb += [
-                port.addr.eq(delay(m, read_low.addr, wait, "to")),
-                port.en.eq(delay(m, issue, wait, "write")),
-                port.data.eq(Cat(adder.o for adder in adders)),
+                port.addr.eq(delay(m, read_low.addr, ADD, "to")),
+                port.en.eq(delay(m, issue, ADD, "write")),
+                port.data.eq(Cat(sums)),
             ]
         with m.If(accept):
-            m.d.sync += [slot.eq(slot + 1), filled.eq(filled | (1 << slot))]
+            m.d.sync += [slot.eq(slot + 1), full.eq(full | (slot == words - 1))]
 
-        # Running best of each lane.
         best = [Signal(32, name=f"best_{i}") for i in range(lanes)]
         place = [Signal(32, name=f"place_{i}") for i in range(lanes)]
         for i in range(lanes):
@@ -109,19 +119,17 @@ class VectorReduce(wiring.Component):
                 m.d.sync += [best[i].eq(element), place[i].eq(self.base + i)]
 
         with m.If(self.start):
-            m.d.sync += [slot.eq(0), filled.eq(0)]
+            m.d.sync += [slot.eq(0), full.eq(0)]
             m.d.sync += [b.eq(self.init_value) for b in best] + [p.eq(self.init_index) for p in place]
 
-        countdown = Signal(range(wait + 2))
-        lane = Signal(range(lanes))
+        countdown, lane = Signal(range(ADD + 1)), Signal(range(lanes))
         with m.FSM():
             with m.State("TAKE"):
+                m.d.sync += [countdown.eq(ADD), lane.eq(1), level.eq(0), step.eq(0), half.eq(0)]
+                for k in range(exact_log2(words)):  # the last word that holds something decides
+                    with m.If(full | (slot > 1 << k)):
+                        m.d.sync += half.eq(1 << k)
                 with m.If(self.finish):
-                    m.d.sync += [countdown.eq(wait), lane.eq(0), lane_level.eq(0), step.eq(0)]
-                    m.d.sync += half.eq(0)
-                    for level in range(exact_log2(words)):  # the highest filled word decides
-                        with m.If(filled[1 << level :].any()):
-                            m.d.sync += half.eq(1 << level)
                     m.next = "COMPARE"
                     with m.If(self.kind == Reduction.SUM):
                         m.next = "SETTLE"
@@ -137,28 +145,27 @@ class VectorReduce(wiring.Component):
                 m.d.comb += folding.eq(1)
                 m.d.sync += step.eq(step + 1)
                 with m.If(step == half - 1):
-                    m.d.sync += [step.eq(0), half.eq(half >> 1), countdown.eq(wait)]
+                    m.d.sync += [step.eq(0), half.eq(half >> 1), countdown.eq(ADD)]
                     m.next = "SETTLE"
             with m.State("TOP"):
                 m.d.comb += [folding.eq(1), across.eq(1)]
-                m.d.sync += [final.eq(first), countdown.eq(wait)]
+                m.d.sync += [final.eq(first), countdown.eq(ADD)]
                 m.next = "ACROSS"
             with m.State("ACROSS"):
                 m.d.comb += [folding.eq(1), across.eq(1)]
                 m.d.sync += countdown.eq(countdown - 1)
                 with m.If(countdown == 0):
-                    m.d.sync += [final.eq(Cat(adder.o for adder in adders)), countdown.eq(wait),
-                                 lane_level.eq(lane_level + 1)]
-                    with m.If(lane_level == exact_log2(lanes) - 1):
-                        m.d.sync += self.value.eq(adders[0].o)
+                    m.d.sync += [final.eq(Cat(sums)), countdown.eq(ADD), level.eq(level + 1)]
+                    with m.If(level == levels - 1):
+                        m.d.sync += self.value.eq(sums[0])
                         m.next = "DONE"
             with m.State("COMPARE"):
-                # Lane 0 against the next lane; the lower index wins a tie.
-                other, other_place = data.View(data.ArrayLayout(32, lanes), Cat(best)), data.View(
-                    data.ArrayLayout(32, lanes), Cat(place))
-                key, other_key = order_key(best[0]), order_key(other[lane])
-                with m.If((other_key > key) | ((other_key == key) & (other_place[lane] < place[0]))):
-                    m.d.sync += [best[0].eq(other[lane]), place[0].eq(other_place[lane])]
+                # Lane 0 against lane 1, which the others follow; the lower index wins a tie.
+                ours, theirs = order_key(best[0]), order_key(best[1])
+                with m.If((theirs > ours) | ((theirs == ours) & (place[1] < place[0]))):
+                    m.d.sync += [best[0].eq(best[1]), place[0].eq(place[1])]
+                for values in (best, place):
+                    m.d.sync += [to.eq(of) for to, of in zip(values[1:], values[2:], strict=False)]
                 m.d.sync += lane.eq(lane + 1)
                 with m.If(lane == lanes - 1):
                     m.next = "BEST"
@@ -176,8 +183,8 @@ def reduce_cycles(lanes: int, kind: Reduction, words: int) -> int:
     if kind == Reduction.NONE:
         return 1
     if kind != Reduction.SUM:
-        return lanes + 2
-    settle = FloatAdd.latency + 1
+        return lanes + 1
+    settle = ADD + 1
     used = min(words, SUM_WIDTH // lanes)
     levels = max(used - 1, 0).bit_length()
     fold = sum((1 << level) + settle for level in range(levels))

@@ -267,8 +267,8 @@ def test_cycles_are_words_and_a_constant():
                        + [{"len": n, "reduction": Reduction.SUM} for n in (4, 8, 128, 256)]
                        + [{"len": 4, "outer": 2}, {"len": 5, "destination": Destination.ACT}])
     assert cycles[:4] == [28, 28, 29, 77]
-    assert cycles[4:7] == [29 + 5] * 3
-    assert cycles[7:11] == [26 + 1 + 20, 26 + 2 + 27, 26 + 32 + 81, 26 + 64 + 81]
+    assert cycles[4:7] == [29 + 4] * 3
+    assert cycles[7:11] == [26 + 1 + 23, 26 + 2 + 31, 26 + 32 + 89, 26 + 64 + 89]
     assert cycles[11:13] == [30, 31]
 
 
