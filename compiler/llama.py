@@ -1,0 +1,554 @@
+"""From a Llama-architecture model to a Program: one program for every position and length.
+
+Tokens go through the layers `array.rows` at a time while they come from the prompt, then one by one. What a step needs to
+know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
+The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from wordline.compiler.asm import to_array
+from wordline.compiler.builder import Builder, reg
+from wordline.compiler.model import Model, ModelConfig
+from wordline.compiler.program import Program
+from wordline.compiler.weights import (
+    CompileError,
+    Matrix,
+    MemoryMap,
+    check_accumulator,
+    int8_embedding,
+    make_matrix,
+    quantised,
+    require,
+    weight_type,
+)
+from wordline.pe.datatypes import act_max
+from wordline.rtl.config import Config
+from wordline.rtl.isa import (
+    INSTRUCTION_BYTES,
+    Destination,
+    Factor,
+    Function,
+    IntBits,
+    LoadFormat,
+    Operation,
+    Reduction,
+    SourceA,
+    SourceB,
+    StoreMode,
+)
+from wordline.rtl.layout import TileLayout, ceil_div
+
+# Registers. PROMPT, LAST, EOS are the host's arguments 1, 2 and 4.
+PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
+ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
+# Scalars of the vector unit.
+S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_BEST, S_TOKEN, S_EPS = 0, 1, 2, 3, 4, 8, 9, 15
+
+_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Word offsets within a row of banks X and M, and within bank L; strides of the rows."""
+
+    x: int  # residual
+    work: int
+    qk: int
+    x_row: int
+    scores: int
+    heads: int
+    m_row: int
+    gamma: int
+    vscale: int
+    rope: int
+    rope_row: int
+    chunk: int  # tiles of the output head at a time
+
+
+class LlamaCompiler:
+    """Compiles one model for one configuration; `program` is the result."""
+
+    def __init__(self, model: Model, config: Config, *, context: int = 0):
+        self.model, self.config = model, config
+        self.c: ModelConfig = model.config
+        self.context = context or self.c.context
+        self.b = Builder()
+        self.lanes = config.vector.lanes
+        self._check()
+        self.places = self._place()
+        self._lay_out()
+
+    # --- Does it fit?
+
+    def _check(self) -> None:
+        c, a, t = self.c, self.config.array, self.config.types
+        require(1 <= self.context <= c.context,
+                f"context = {self.context}: the model was trained for 1 to {c.context} positions")
+        require(t.acts <= a.act_bits, f"types.acts = {t.acts} does not fit array.act_bits = {a.act_bits}")
+        for what, size in (("width", c.width), ("head_dim / 2", c.head_dim // 2), ("ffn", c.ffn)):
+            require(size % self.lanes == 0,
+                    f"{c.name}: {what} = {size} is not a multiple of vector.lanes = {self.lanes}")
+        for what, unit in (("array.lanes", a.lanes), ("array.cols", a.cols)):
+            require(c.head_dim % unit == 0, f"{c.name}: head_dim = {c.head_dim} is not a multiple of "
+                                            f"{what} = {unit}, which the KV cache needs")
+        self.max_context = ceil_div(self.context, max(a.lanes, a.cols)) * max(a.lanes, a.cols)
+        require(self.max_context <= self.config.memory.act_elements,
+                f"context {self.context} does not fit memory.act_elements = "
+                f"{self.config.memory.act_elements}")
+        require(max(self.max_context, c.head_dim) <= a.group_max,
+                f"context {self.context} is above array.group_max = {a.group_max}")
+        self.kv = weight_type(self.config, t.kv)
+        top = (1 << (self.kv.bits - 1)) - 1
+        check_accumulator(self.config, "attention", top * max(self.max_context, c.head_dim))
+
+    def _place(self) -> _Places:
+        c, config, v = self.c, self.config, self.lanes
+        rows = config.array.rows
+
+        def words(elements: int) -> int:
+            return ceil_div(elements, v)
+
+        width, half = words(c.width), c.head_dim // 2 // v
+        rotary = (c.heads + c.kv_heads) * half  # words of one half of all queries and keys
+        work = max(words(c.ffn), width, words(self.max_context), 2 * rotary)
+        x_row = width + work + 2 * rotary
+        scores = words(self.max_context)
+        m_row = max(words(c.qkv), words(2 * c.ffn), scores + words(c.heads * c.head_dim), width)
+        per_tile = config.array.cols // v
+        chunk = min(ceil_div(c.vocab, config.array.cols), config.memory.matmul_floats // v // per_tile,
+                    config.memory.store_floats // v // per_tile)
+        gamma = width  # bank L: embedding row first
+        vscale = gamma + width
+        rope = vscale + words(self.max_context)
+        floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v,
+                  "load_floats": (rope + rows * 2 * half) * v,
+                  "store_floats": (c.head_dim // v + 1) * v, "act_elements": max(c.width, c.ffn)}
+        for name, need in floats.items():
+            have = getattr(config.memory, name)
+            require(need <= have, f"{c.name} with context {self.context} needs memory.{name} = "
+                                  f"{1 << (need - 1).bit_length()}, the configuration has {have}")
+        return _Places(x=0, work=width, qk=width + work, x_row=x_row, scores=0, heads=scores, m_row=m_row,
+                       gamma=gamma, vscale=vscale, rope=rope, rope_row=2 * half, chunk=chunk)
+
+    # --- DRAM.
+
+    def _lay_out(self) -> None:
+        c, config, a = self.c, self.config, self.config.array
+        model, beat = self.model, config.beat_bytes
+        self.map = MemoryMap()
+        self.program_address = self.map.take("program", config.memory.program * INSTRUCTION_BYTES,
+                                             "instruction")
+        self.token_address = self.map.take("tokens", 4 * (self.context + 1), "int32", (self.context + 1,))
+        body, head = weight_type(config, config.types.weights), weight_type(config, config.types.head_weights)
+        table = int8_embedding(model, beat)
+        self.embedding_row = table.shape[1]
+        require(self.embedding_row < 1 << 16, f"{c.name}: an embedding row of {self.embedding_row} bytes "
+                                              "is longer than 65535")
+        self.embedding_address = self.map.put("embedding", table, dtype="int8", shape=(c.vocab, c.width),
+                                              layout="float32 scale in the first beat of a row")
+        frequency = c.rope_theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+        angle = np.arange(self.max_context)[:, None] * frequency
+        rope = np.concatenate([np.cos(angle), np.sin(angle)], 1).astype("<f4")
+        self.rope_address = self.map.put("rope", rope, dtype="float32", shape=rope.shape)
+
+        # A layer is one block: weights, gains, cache; all layers alike, so that one register leads to each.
+        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=self.kv.bits,
+                              steps=c.head_dim // a.lanes, group_scales=False)
+        self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
+                                planes=self.kv.bits, steps=self.max_context // a.lanes, group_scales=False,
+                                channel_scales=False, transposed=True)
+        self.offsets: dict[str, int] = {}
+        for i in range(c.layers):
+            start = self.map.top
+            self.matrices = {name: make_matrix(config, f"layer {i} {name}", quantised(config, w, body))
+                             for name, w in self._layer_weights(i).items()}
+            for name, matrix in self.matrices.items():
+                self.offsets[name] = self.map.put(
+                    f"layer{i}.{name}", matrix.raw, dtype=body.name, layout=repr(matrix.layout)) - start
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                self.offsets[name] = self.map.put(f"layer{i}.{name}", model.layer(i, name),
+                                                  dtype="float32") - start
+            sizes = {"keys": self.max_context // a.cols * self.key.tile_bytes,
+                     "values": c.head_dim // a.cols * self.value.tile_bytes,
+                     "value_scales": 4 * self.max_context}
+            for h in range(c.kv_heads):
+                for name, size in sizes.items():
+                    self.offsets[f"{name}{h}"] = self.map.take(f"layer{i}.{name}{h}", size,
+                                                               self.kv.name) - start
+            if i == 0:
+                self.layer_address, self.layer_bytes = start, self.map.top - start
+        self.norm_address = self.map.put("norm", model.tensors["model.norm.weight"], dtype="float32")
+        self.head = make_matrix(config, "output head", quantised(config, model.head, head))
+        self.head_address = self.map.put("head", self.head.raw, dtype=head.name,
+                                         layout=repr(self.head.layout))
+        self.logit_address = self.map.take("logits", 4 * c.vocab * self.context, "float32",
+                                           (self.context, c.vocab))
+        require(self.map.top <= config.dram.size,
+                f"{c.name} needs {self.map.top} bytes of DRAM, dram.size = {config.dram.size}")
+        require(self.map.top < 1 << config.bus.address_bits,
+                f"{c.name} needs {self.map.top} bytes, bus.address_bits = {config.bus.address_bits}")
+
+    def _layer_weights(self, i: int) -> dict[str, np.ndarray]:
+        w = self.model.layer
+        return {
+            "qkv": np.concatenate([w(i, f"self_attn.{n}_proj") for n in "qkv"]),
+            "o": w(i, "self_attn.o_proj"),
+            "gate_up": np.concatenate([w(i, "mlp.gate_proj"), w(i, "mlp.up_proj")]),
+            "down": w(i, "mlp.down_proj"),
+        }
+
+    # --- Pieces of code.
+
+    def in_layer(self, name: str, extra: int = 0) -> tuple[int, int]:
+        return reg(LAYER, self.layer_address + self.offsets[name] + extra)
+
+    def stream(self, name: str) -> None:
+        self.b.stream(self.in_layer(name), **self.matrices[name].stream_fields())
+
+    def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0) -> None:
+        self.b.matmul(rows=rows, act=0, tiles=tiles or matrix.tiles, out=0, out_stride=self.places.m_row,
+                      slot=slot, **matrix.matmul_fields())
+
+    def quantise(self, *, slot: int, length: object, pad: object = 0, source: tuple[SourceA, object],
+                 bits: int, row: bool = True, factor: float = 1.0, divide_total: bool = False) -> None:
+        """Activations of one row out of a vector whose largest magnitude is in S_SUM.
+
+        The row scale is ``absmax / top``, times `factor`, or times scalar S_TOTAL.
+        """
+        b = self.b
+        number = 16 * slot
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
+                 immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
+        if divide_total:
+            scaled = {"multiply": Factor.SCALAR, "multiply_scalar": S_TOTAL}
+        else:
+            scaled = {"multiply": Factor.IMMEDIATE, "immediate": float(factor)}
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, **scaled,
+                 destination=Destination.ROW_SCALE, dst=reg(ROW, number) if row else number)
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
+                 destination=Destination.SCALAR, dst=S_INVERSE)
+        b.vector(len=length, pad=pad, a_source=source[0], a=source[1], multiply=Factor.SCALAR,
+                 multiply_scalar=S_INVERSE, function=Function.INT, bits=_BITS[bits],
+                 destination=Destination.ACT, dst=reg(T1) if row else 0)
+
+    def norm(self, x: object, work: object) -> None:
+        """RMSNorm of a residual row with the gain in bank L into `work`; largest magnitude in S_SUM."""
+        b, c, p = self.b, self.c, self.places
+        b.vector(len=c.width, a=x, multiply=Factor.B, b=x, b_source=SourceB.X, reduction=Reduction.SUM,
+                 scalar=S_SUM)
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
+                 immediate=1.0 / c.width, addend=Factor.SCALAR, addend_scalar=S_EPS,
+                 function=Function.RSQRT, destination=Destination.SCALAR, dst=S_NORM)
+        b.vector(len=c.width, a=x, multiply=Factor.SCALAR, multiply_scalar=S_NORM,
+                 destination=Destination.X, dst=work)
+        b.vector(len=c.width, a=work, multiply=Factor.B, b=p.gamma, b_source=SourceB.L,
+                 destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
+
+    def rows(self, name: str, *, act: bool = False):
+        """Loop over the tokens of the step; ROW_X and ROW_M lead to the row's words."""
+        return _Rows(self, name, act)
+
+    # --- The program.
+
+    def compile(self) -> Program:
+        b, c = self.b, self.c
+        b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=c.norm_eps, destination=Destination.SCALAR,
+                 dst=S_EPS)
+        b.set(POSITION, 0)
+        b.label("step")
+        self._step_sizes()
+        self._embed()
+        b.set(LAYER, 0)
+        b.label("layer")
+        self._attention()
+        self._mlp()
+        b.set(LAYER, self.layer_bytes, LAYER)
+        b.set(T1, -c.layers * self.layer_bytes, LAYER)
+        b.branch(Operation.BLT, T1, 0, "layer")
+        b.branch(Operation.BLT, CONTEXT, PROMPT, "advance")
+        self._next_token()
+        b.label("advance")
+        b.control(Operation.ADD, rd=POSITION, ra=CONTEXT, rb=0)
+        b.branch(Operation.BGE, POSITION, LAST, "end")
+        b.branch(Operation.BLT, POSITION, PROMPT, "step")
+        # A generated token is read back like one of the prompt; the end token ends the program.
+        b.control(Operation.SHL, rd=T1, ra=POSITION, value=2)
+        b.load_register(T2, reg(T1, self.token_address), "tokens")
+        b.branch(Operation.BNE, T2, EOS, "step")
+        b.label("end")
+        b.control(Operation.END)
+        words = b.words()
+        limit = self.config.memory.program
+        require(len(words) <= limit, f"{c.name} takes {len(words)} instructions, memory.program = {limit}")
+        info = {"model": c.name, "architecture": "llama", "context": self.context, "vocab": c.vocab,
+                "weights": self.config.types.weights, "head": self.config.types.head_weights,
+                "group_size": self.config.types.group_size, "acts": self.config.types.acts,
+                "kv": self.config.types.kv, "config": self.config.name}
+        return Program(self.config.hardware_hash(), to_array(words), self.map.segments,
+                       self.map.symbols, info)
+
+    def _step_sizes(self) -> None:
+        """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS of this step."""
+        b, a = self.b, self.config.array
+        b.control(Operation.SUB, rd=TOKENS, ra=PROMPT, rb=POSITION)
+        b.set(T1, 1)
+        b.control(Operation.BGE, ra=TOKENS, rb=T1, target="prompt")
+        b.set(TOKENS, 1)
+        b.label("prompt")
+        b.set(T1, a.rows)
+        b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
+        b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
+        b.set(T1, a.cols - 1, CONTEXT)
+        b.control(Operation.SHR, rd=KEY_TILES, ra=T1, value=a.cols.bit_length() - 1)
+        b.set(T1, a.lanes - 1, CONTEXT)
+        b.control(Operation.SHR, rd=VALUE_STEPS, ra=T1, value=a.lanes.bit_length() - 1)
+        beat = self.config.beat_bytes
+        b.control(Operation.MULI, rd=T1, ra=VALUE_STEPS, value=self.value.step_bytes)
+        b.set(T1, beat - 1, T1)
+        b.control(Operation.SHR, rd=VALUE_BEATS, ra=T1, value=beat.bit_length() - 1)
+
+    def _embed(self) -> None:
+        b, c, p, beat = self.b, self.c, self.places, self.config.beat_bytes
+        with self.rows("embed"):
+            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+            b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+            b.load_register(T2, reg(T2, self.token_address), "tokens")
+            b.control(Operation.MULI, rd=T2, ra=T2, value=self.embedding_row)
+            b.load(reg(T2, self.embedding_address), p.gamma, 1)
+            b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=1.0, multiply=Factor.B, b=p.gamma,
+                     b_source=SourceB.L, destination=Destination.SCALAR, dst=S_SCALE)
+            b.load(reg(T2, self.embedding_address + beat), 0, c.width, LoadFormat.INT8)
+            b.vector(len=c.width, a_source=SourceA.SCALAR, a=S_SCALE, multiply=Factor.B, b=0,
+                     b_source=SourceB.L, destination=Destination.X, dst=reg(ROW_X, p.x))
+            b.control(Operation.MULI, rd=T1, ra=T1, value=4 * c.head_dim)
+            b.control(Operation.MULI, rd=T2, ra=ROW, value=p.rope_row)
+            b.load(reg(T1, self.rope_address), reg(T2, p.rope), c.head_dim)
+
+    def _attention(self) -> None:
+        b, c, p, t = self.b, self.c, self.places, self.config.types
+        b.load(self.in_layer("input_layernorm"), p.gamma, c.width)
+        self.stream("qkv")
+        with self.rows("norm1", act=True):
+            self.norm(reg(ROW_X, p.x), reg(ROW_X, p.work))
+            self.quantise(slot=0, length=c.width, source=(SourceA.X, reg(ROW_X, p.work)), bits=t.acts)
+        self.matmul(self.matrices["qkv"], slot=0, rows=reg(TOKENS))
+        with self.rows("rotate"):
+            self._rotate()
+            self._store_cache()
+        for h in range(c.heads):
+            self._head(h)
+        self.stream("o")
+        with self.rows("quantise_o", act=True):
+            source = (SourceA.M, reg(ROW_M, p.heads))
+            n = c.heads * c.head_dim
+            b.vector(len=n, a_source=SourceA.M, a=source[1], reduction=Reduction.ABSMAX, scalar=S_SUM)
+            self.quantise(slot=0, length=n, source=source, bits=t.acts)
+        self.matmul(self.matrices["o"], slot=0, rows=reg(TOKENS))
+
+    def _rotate(self) -> None:
+        """RoPE on all queries and keys of a row: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
+        b, c, p = self.b, self.c, self.places
+        half = c.head_dim // 2 // self.lanes
+        n = c.heads + c.kv_heads
+        b.control(Operation.MULI, rd=T1, ra=ROW, value=p.rope_row)
+        cos, sin = reg(T1, p.rope), reg(T1, p.rope + half)
+        first, second = reg(ROW_M, 0), reg(ROW_M, half)
+        t1, t2 = reg(ROW_X, p.work), reg(ROW_X, p.work + n * half)
+        segments = {"len": c.head_dim // 2, "outer": n - 1}
+
+        def product(source: object, table: object, dst: object) -> None:
+            b.vector(**segments, a_source=SourceA.M, a=source, a_stride=2 * half, multiply=Factor.B,
+                     b_source=SourceB.L, b=table, destination=Destination.X, dst=dst, dst_stride=half)
+
+        def combine(negate: int, dst: object) -> None:
+            b.vector(**segments, a=t1, a_stride=half, addend=Factor.B, b_source=SourceB.X, b=t2,
+                     b_stride=half, negate_addend=negate, destination=Destination.X, dst=dst,
+                     dst_stride=2 * half)
+
+        product(first, cos, t1)
+        product(second, sin, t2)
+        combine(1, reg(ROW_X, p.qk))
+        product(second, cos, t1)
+        product(first, sin, t2)
+        combine(0, reg(ROW_X, p.qk + half))
+
+    def _store_cache(self) -> None:
+        """Quantise a row's keys and values and write them where the array will read them."""
+        b, c, p, a = self.b, self.c, self.places, self.config.array
+        dim = c.head_dim // self.lanes
+        b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+
+        def split(tile: int, tile_bytes: int, within: int) -> None:
+            """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
+            b.control(Operation.SHR, rd=T2, ra=T1, value=tile.bit_length() - 1)
+            b.control(Operation.MULI, rd=T2, ra=T2, value=tile_bytes)
+            b.control(Operation.ANDI, rd=ROW_M, ra=T1, value=tile - 1)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW_M, value=within)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+
+        def restore_row() -> None:
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+
+        def codes(source: SourceA, at: tuple[int, int]) -> None:
+            """Integers of one head into bank S, their scale into the word behind them."""
+            b.vector(len=c.head_dim, a_source=source, a=at, reduction=Reduction.ABSMAX, scalar=S_SUM)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
+                     immediate=1.0 / act_max(self.kv.bits), destination=Destination.SCALAR, dst=S_SCALE)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
+                     destination=Destination.SCALAR, dst=S_INVERSE)
+            b.vector(len=c.head_dim, a_source=source, a=at, multiply=Factor.SCALAR,
+                     multiply_scalar=S_INVERSE, function=Function.INT, bits=_BITS[self.kv.bits],
+                     destination=Destination.S, dst=0)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=dim)
+
+        planes = {"mode": StoreMode.PLANES, "planes": self.kv.bits, "plane_stride": self.key.plane_bytes}
+        for h in range(c.kv_heads):
+            codes(SourceA.X, reg(ROW_X, p.qk + (c.heads + h) * dim))
+            split(a.cols, self.key.tile_bytes, a.lanes // 8)
+            b.store(reg(T2, self.layer_address + self.offsets[f"keys{h}"] + self.key.header_bytes), 0,
+                    c.head_dim // a.lanes, "kv", piece=a.lanes, run_stride=self.key.step_bytes, **planes)
+            split(a.cols, self.key.tile_bytes, 4)
+            b.store(reg(T2, self.layer_address + self.offsets[f"keys{h}"]), dim, 1, "kv")
+            restore_row()
+            codes(SourceA.M, reg(ROW_M, (c.heads + c.kv_heads + h) * dim))
+            split(a.lanes, self.value.step_bytes, a.cols // 8)
+            b.store(reg(T2, self.layer_address + self.offsets[f"values{h}"]), 0, c.head_dim // a.cols, "kv",
+                    piece=a.cols, run_stride=self.value.tile_bytes, **planes)
+            b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+            b.store(reg(T2, self.layer_address + self.offsets[f"value_scales{h}"]), dim, 1, "kv")
+
+    def _head(self, h: int) -> None:
+        """Scores, softmax and weighted values of one head, for all tokens of the step."""
+        b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        kv = h // (c.heads // c.kv_heads)
+        dim, beats = c.head_dim // self.lanes, self.key.tile_beats
+        b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, "kv")
+        b.load(self.in_layer(f"value_scales{kv}"), p.vscale, reg(CONTEXT), region="kv")
+        with self.rows(f"query{h}", act=True):
+            source = (SourceA.X, reg(ROW_X, p.qk + h * dim))
+            b.vector(len=c.head_dim, a=source[1], reduction=Reduction.ABSMAX, scalar=S_SUM)
+            # Scores come out in units of ln 2 and divided by sqrt(head_dim), ready for exp2.
+            self.quantise(slot=1, length=c.head_dim, source=source, bits=t.acts,
+                          factor=math.log2(math.e) / math.sqrt(c.head_dim))
+        common = {"kind": int(self.kv.kind), "planes": self.kv.bits, "groups": 1,
+                  "out_stride": p.m_row, "act": 0, "rows": reg(TOKENS)}
+        b.matmul(tiles=reg(KEY_TILES), steps=self.key.steps, out=p.scores, slot=1, channel_scales=1, **common)
+        b.stream(self.in_layer(f"values{kv}"), c.head_dim // a.cols, reg(VALUE_BEATS),
+                 self.value.tile_beats, "kv")
+        with self.rows(f"softmax{h}", act=True):
+            b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
+            b.set(T2, 1, T2)
+            scores, work, n = reg(ROW_M, p.scores), reg(ROW_X, p.work), reg(T2)
+            b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST)
+            b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
+                     negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
+                     reduction=Reduction.SUM, scalar=S_TOTAL)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
+                     destination=Destination.SCALAR, dst=S_TOTAL)
+            b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale, b_source=SourceB.L,
+                     destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
+            self.quantise(slot=2, length=n, pad=reg(CONTEXT), source=(SourceA.X, work), bits=t.acts,
+                          divide_total=True)
+        b.matmul(tiles=c.head_dim // a.cols, steps=reg(VALUE_STEPS), out=p.heads + h * dim, slot=2,
+                 transposed=1, **common)
+
+    def _residual(self) -> None:
+        p = self.places
+        self.b.vector(len=self.c.width, a=reg(ROW_X, p.x), addend=Factor.B, b_source=SourceB.M,
+                      b=reg(ROW_M, 0), destination=Destination.X, dst=reg(ROW_X, p.x))
+
+    def _mlp(self) -> None:
+        b, c, p, t = self.b, self.c, self.places, self.config.types
+        b.load(self.in_layer("post_attention_layernorm"), p.gamma, c.width)
+        self.stream("gate_up")
+        with self.rows("norm2", act=True):
+            self._residual()
+            self.norm(reg(ROW_X, p.x), reg(ROW_X, p.work))
+            self.quantise(slot=0, length=c.width, source=(SourceA.X, reg(ROW_X, p.work)), bits=t.acts)
+        self.matmul(self.matrices["gate_up"], slot=0, rows=reg(TOKENS))
+        self.stream("down")
+        with self.rows("silu", act=True):
+            gate, up, work = reg(ROW_M, 0), reg(ROW_M, c.ffn // self.lanes), reg(ROW_X, p.work)
+            # x * sigmoid(x), sigmoid(x) = 1 / (1 + 2^(-x / ln 2))
+            b.vector(len=c.ffn, a_source=SourceA.M, a=gate, multiply=Factor.IMMEDIATE,
+                     immediate=-math.log2(math.e), function=Function.EXP2, destination=Destination.X,
+                     dst=work)
+            b.vector(len=c.ffn, a=work, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP,
+                     destination=Destination.X, dst=work)
+            b.vector(len=c.ffn, a=work, multiply=Factor.B, b_source=SourceB.M, b=gate,
+                     destination=Destination.X, dst=work)
+            b.vector(len=c.ffn, a=work, multiply=Factor.B, b_source=SourceB.M, b=up,
+                     destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
+            self.quantise(slot=0, length=c.ffn, source=(SourceA.X, work), bits=t.acts)
+        self.matmul(self.matrices["down"], slot=0, rows=reg(TOKENS))
+        with self.rows("residual2"):
+            self._residual()
+
+    def _next_token(self) -> None:
+        """Logits of the step's last token, and their argmax as the next token."""
+        b, c, p, t = self.b, self.c, self.places, self.config.types
+        cols, v = self.config.array.cols, self.lanes
+        b.load(self.norm_address, p.gamma, c.width)
+        b.set(ROW, -1, TOKENS)
+        b.control(Operation.MULI, rd=ROW_X, ra=ROW, value=p.x_row)
+        self.norm(reg(ROW_X, p.x), reg(ROW_X, p.work))
+        self.quantise(slot=0, length=c.width, source=(SourceA.X, reg(ROW_X, p.work)), bits=t.acts, row=False)
+        b.control(Operation.SUB, rd=T1, ra=CONTEXT, rb=PROMPT)
+        b.control(Operation.MULI, rd=T1, ra=T1, value=c.vocab)
+        b.control(Operation.SHL, rd=T1, ra=T1, value=2)
+        beats = self.head.layout.tile_beats
+        for first in range(0, self.head.tiles, p.chunk):
+            tiles = min(p.chunk, self.head.tiles - first)
+            b.stream(self.head_address + first * self.head.layout.tile_bytes, tiles, beats, beats)
+            self.matmul(self.head, slot=0, rows=1, tiles=tiles)
+            n = min(tiles * cols, c.vocab - first * cols)
+            b.vector(len=n, a_source=SourceA.M, a=0, b=first * cols // v, destination=Destination.S, dst=0,
+                     reduction=Reduction.ARGMAX, scalar=S_BEST, keep=int(first > 0))
+            b.store(reg(T1, self.logit_address + 4 * first * cols), 0, n, "logits")
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOKEN, destination=Destination.S, dst=0)
+        b.control(Operation.SHL, rd=T1, ra=CONTEXT, value=2)
+        b.store(reg(T1, self.token_address), 0, 1, "tokens")
+
+
+class _Rows:
+    """Context manager of `LlamaCompiler.rows`."""
+
+    def __init__(self, compiler: LlamaCompiler, name: str, act: bool):
+        self.compiler, self.act = compiler, act
+        self.loop = compiler.b.loop(name, ROW, TOKENS)
+
+    def __enter__(self) -> None:
+        b, p = self.compiler.b, self.compiler.places
+        self.loop.__enter__()
+        b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+        b.control(Operation.MULI, rd=ROW_X, ra=ROW, value=p.x_row)
+        if self.act:
+            b.control(Operation.SHL, rd=T1, ra=ROW, value=12)
+
+    def __exit__(self, *error: object) -> None:
+        self.loop.__exit__(*error)
+
+
+def compile_model(model: Model, config: Config, *, context: int = 0) -> Program:
+    """Compile a Llama-architecture model.
+
+    Parameters
+    ----------
+    context : int
+        Longest sequence; 0 for what the model was trained for.
+
+    Raises
+    ------
+    CompileError
+        The model does not fit the configuration; the message has the numbers.
+    """
+    return LlamaCompiler(model, config, context=context).compile()
+
+
+__all__ = ["CompileError", "compile_model"]

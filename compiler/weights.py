@@ -1,0 +1,130 @@
+"""Quantised weights of a model and where everything lies in DRAM."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wordline.compiler.model import Model
+from wordline.compiler.program import Symbol
+from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max
+from wordline.pe.quantize import QuantTensor, quantize
+from wordline.rtl.config import Config
+from wordline.rtl.layout import TileLayout, ceil_div, pack
+
+ALIGNMENT = 128  # of every region; a multiple of the widest beat
+
+
+class CompileError(ValueError):
+    """A model that does not fit a configuration; says what is needed and what there is."""
+
+
+def require(ok: bool, message: str) -> None:
+    if not ok:
+        raise CompileError(message)
+
+
+@dataclass
+class MemoryMap:
+    """Hands out DRAM from address 0 and collects the initial image."""
+
+    top: int = 0
+    segments: dict[int, np.ndarray] = field(default_factory=dict)
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+
+    def take(self, name: str, size: int, dtype: str = "bytes", shape: tuple[int, ...] = (),
+             layout: str = "linear") -> int:
+        address = self.top
+        self.top += ceil_div(size, ALIGNMENT) * ALIGNMENT
+        self.symbols[name] = Symbol(name, address, size, dtype, tuple(shape) or (size,), layout)
+        return address
+
+    def put(self, name: str, data: np.ndarray, **about: object) -> int:
+        raw = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+        address = self.take(name, raw.size, **about)  # type: ignore[arg-type]
+        self.segments[address] = raw
+        return address
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix as the array consumes it: its datatype, layout, tiles and bytes."""
+
+    dtype: WeightType
+    layout: TileLayout
+    tiles: int
+    raw: np.ndarray
+
+    def stream_fields(self) -> dict[str, int]:
+        """All tiles as one run."""
+        beats = self.layout.tile_beats
+        return {"runs": self.tiles, "beats": beats, "stride": beats}
+
+    def matmul_fields(self) -> dict[str, int]:
+        lay = self.layout
+        return {"kind": int(self.dtype.kind), "planes": lay.planes, "steps": lay.steps,
+                "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),
+                "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales)}
+
+
+def weight_type(config: Config, name: str) -> WeightType:
+    require(name in config.array.weights,
+            f"types: the array of {config.name!r} does not decode {name!r}; it decodes "
+            f"{', '.join(config.array.weights)}: add it to array.weights, or choose another type")
+    return WEIGHT_TYPES[name]
+
+
+def quantised(config: Config, weights: np.ndarray, dtype: WeightType) -> QuantTensor:
+    return quantize(weights, dtype, config.types.group_size)
+
+
+def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
+    """Pack W[N, K] and check that the array can take it.
+
+    Raises
+    ------
+    CompileError
+        The group does not suit the array, a header or K does not fit its memory, or an accumulator
+        could overflow.
+    """
+    a, m = config.array, config.memory
+    n, k = q.shape
+    group = config.types.group_size
+    require(group == 0 or group % a.lanes == 0,
+            f"{name}: groups of {group} cannot be cut into steps of array.lanes = {a.lanes}")
+    require(group == 0 or group >= a.group_min,
+            f"{name}: groups of {group} are below array.group_min = {a.group_min}")
+    steps = ceil_div(k, a.lanes)
+    require(steps * a.lanes <= m.act_elements,
+            f"{name}: K = {k} does not fit memory.act_elements = {m.act_elements}")
+    require((group or steps * a.lanes) <= a.group_max,
+            f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
+    layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=q.dtype.bits,
+                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(q.dtype.aux))
+    for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):
+        require(size // config.beat_bytes <= m.meta_beats,
+                f"{name}: the {what} of a tile take {size // config.beat_bytes} beats, "
+                f"memory.meta_beats = {m.meta_beats}")
+    check_accumulator(config, name, int(np.abs(q.integers()).sum(1, dtype=np.int64).max()))
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
+    return Matrix(q.dtype, layout, ceil_div(n, a.cols), raw)
+
+
+def check_accumulator(config: Config, name: str, weight_sum: int) -> None:
+    """No sum of products can leave the accumulator, whatever the activations."""
+    bound = weight_sum * act_max(config.types.acts)
+    require(bound < 1 << (config.array.acc_bits - 1),
+            f"{name}: an accumulator could reach {bound}, which needs {bound.bit_length() + 1} bits; "
+            f"array.acc_bits = {config.array.acc_bits}")
+
+
+def int8_embedding(model: Model, beat_bytes: int) -> np.ndarray:
+    """uint8[vocab, row]: per token a beat that begins with its float32 scale, then int8 codes."""
+    table = model.embedding
+    scale = np.abs(table).max(1) / np.float32(127)
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    codes = np.clip(np.rint(table / scale[:, None]), -127, 127).astype(np.int8)
+    row = beat_bytes + ceil_div(table.shape[1], beat_bytes) * beat_bytes
+    out = np.zeros((len(table), row), np.uint8)
+    out[:, :4] = scale[:, None].view(np.uint8)
+    out[:, beat_bytes : beat_bytes + table.shape[1]] = codes.view(np.uint8)
+    return out
