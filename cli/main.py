@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from wordline.cli import tools
 from wordline.cli.doctor import doctor
+from wordline.cli.run import demo, run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,4 +34,11 @@ def main(
     pass
 
 
+app.command()(run)
+app.command()(demo)
+app.command("compile")(tools.compile_)
+app.command()(tools.disasm)
+app.command()(tools.gen)
+app.command()(tools.synth)
+app.add_typer(tools.pe, name="pe")
 app.command()(doctor)

@@ -72,8 +72,8 @@ class _Places:
 class LlamaCompiler:
     """Compiles one model for one configuration; `program` is the result."""
 
-    def __init__(self, model: Model, config: Config, *, context: int = 0):
-        self.model, self.config = model, config
+    def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True):
+        self.model, self.config, self.keep_logits = model, config, keep_logits
         self.c: ModelConfig = model.config
         self.context = context or self.c.context
         self.b = Builder()
@@ -185,8 +185,9 @@ class LlamaCompiler:
         self.head = make_matrix(config, "output head", quantised(config, model.head, head))
         self.head_address = self.map.put("head", self.head.raw, dtype=head.name,
                                          layout=repr(self.head.layout))
-        self.logit_address = self.map.take("logits", 4 * c.vocab * self.context, "float32",
-                                           (self.context, c.vocab))
+        if self.keep_logits:
+            self.logit_address = self.map.take("logits", 4 * c.vocab * self.context, "float32",
+                                               (self.context, c.vocab))
         require(self.map.top <= config.dram.size,
                 f"{c.name} needs {self.map.top} bytes of DRAM, dram.size = {config.dram.size}")
         require(self.map.top < 1 << config.bus.address_bits,
@@ -510,7 +511,8 @@ class LlamaCompiler:
             n = min(tiles * cols, c.vocab - first * cols)
             b.vector(len=n, a_source=SourceA.M, a=0, b=first * cols // v, destination=Destination.S, dst=0,
                      reduction=Reduction.ARGMAX, scalar=S_BEST, keep=int(first > 0))
-            b.store(reg(T1, self.logit_address + 4 * first * cols), 0, n, "logits")
+            if self.keep_logits:
+                b.store(reg(T1, self.logit_address + 4 * first * cols), 0, n, "logits")
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOKEN, destination=Destination.S, dst=0)
         b.control(Operation.SHL, rd=T1, ra=CONTEXT, value=2)
         b.store(reg(T1, self.token_address), 0, 1, "tokens")
@@ -535,20 +537,22 @@ class _Rows:
         self.loop.__exit__(*error)
 
 
-def compile_model(model: Model, config: Config, *, context: int = 0) -> Program:
+def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits: bool = True) -> Program:
     """Compile a Llama-architecture model.
 
     Parameters
     ----------
     context : int
         Longest sequence; 0 for what the model was trained for.
+    keep_logits : bool
+        Write the logits of every generated token to DRAM, for comparison.
 
     Raises
     ------
     CompileError
         The model does not fit the configuration; the message has the numbers.
     """
-    return LlamaCompiler(model, config, context=context).compile()
+    return LlamaCompiler(model, config, context=context, keep_logits=keep_logits).compile()
 
 
 __all__ = ["CompileError", "compile_model"]

@@ -17,7 +17,7 @@ from wordline.rtl.config import Config
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.sim import toolchain
 
-_SLICE = 200_000  # cycles between looks at Ctrl-C and progress
+_SLICE = 20_000  # cycles between looks at Ctrl-C and progress
 _EVENT = np.dtype([("start", "<u8"), ("end", "<u8"), ("unit", "<u4"), ("index", "<u4")])
 
 

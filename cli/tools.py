@@ -1,0 +1,134 @@
+"""``wordline compile``, ``disasm``, ``gen``, ``synth`` and ``pe list``."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wordline.cli.common import ConfigArgument, JsonOption, ModelArgument, SetOption, console, one_line_errors, say
+from wordline.compiler.asm import disassemble
+from wordline.compiler.llama import compile_model
+from wordline.compiler.model import load_model
+from wordline.compiler.program import Program
+from wordline.fpga import synth as fpga_synth
+from wordline.pe.datatypes import WeightKind
+from wordline.pe.family import FAMILIES, family
+from wordline.rtl import verilog
+from wordline.rtl.config import load_config
+from wordline.sim import toolchain
+
+
+def compile_(
+    config: ConfigArgument,
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Program file to write.")] = Path("program.wlp"),
+    context: Annotated[int, typer.Option(help="Longest sequence; 0: what the model was trained for.")] = 0,
+    set_: SetOption = None,
+) -> None:
+    """Compile a model to a program file.
+
+    Example:  wordline compile bitmod austen -o austen.wlp --set types.weights=bitmod_fp3
+    """
+    with one_line_errors():
+        start = time.time()
+        program = compile_model(load_model(model), load_config(config, set_ or []), context=context)
+        program.save(output)
+        print(f"{output}: {len(program.instructions)} instructions, {program.memory_size} bytes of DRAM, "
+              f"hardware {program.hardware}, {time.time() - start:.1f} s")
+
+
+def disasm(
+    program: Annotated[Path, typer.Argument(help="A program file.")],
+    data: Annotated[bool, typer.Option(help="Also the initial memory, so that the text assembles again.")] = False,
+) -> None:
+    """Print a program file as text."""
+    with one_line_errors():
+        print(disassemble(Program.load(program), image=data), end="")
+
+
+def gen(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    set_: SetOption = None,
+) -> None:
+    """Write the Verilog of a configuration.
+
+    Example:  wordline gen ulx3s -o build/ulx3s
+    """
+    with one_line_errors():
+        start = time.time()
+        for path in verilog.write(load_config(config, set_ or []), output):
+            print(f"{path}  {path.stat().st_size} bytes")
+        console.print(f"{time.time() - start:.1f} s")
+
+
+def synth(
+    config: ConfigArgument,
+    target: Annotated[Literal["ecp5", "xilinx"], typer.Option(help="Cells to map to.")] = "ecp5",
+    route: Annotated[bool, typer.Option(help="ECP5: place and route with nextpnr for the clock (minutes).")] = False,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Count what a configuration takes on an FPGA: LUTs, flip-flops, multipliers, block RAM; and its clock.
+
+    Example:  wordline synth ulx3s --route
+    """
+    with one_line_errors():
+        cfg = load_config(config, set_ or [])
+        yosys = toolchain.yosys()
+        say(f"Yosys {yosys.version}: {cfg.name} for {target} (minutes; a first run compiles Yosys itself)")
+
+        def run_yosys(args, cwd):
+            return yosys.run(args, cwd=cwd)
+
+        with tempfile.TemporaryDirectory() as folder:
+            if route and target == "ecp5":
+                nextpnr = toolchain.nextpnr_ecp5()
+                result = fpga_synth.place_and_route(
+                    cfg, run_yosys, lambda args, cwd: nextpnr.run(args, cwd=cwd), Path(folder))
+            else:
+                result = fpga_synth.synthesise(cfg, target, run_yosys, Path(folder))
+        if json_:
+            print(json.dumps({"config": cfg.name, "target": target, "counts": result.counts,
+                              "fmax_mhz": result.fmax_mhz, "tool": f"yosys {yosys.version}"}, indent=2))
+            return
+        table = Table("resource", "used", *(["LFE5U-85F has"] if target == "ecp5" else []))
+        for name, used in result.counts.items():
+            table.add_row(name, f"{used:g}", *([f"{fpga_synth.ECP5_85F[name]}"] if target == "ecp5" else []))
+        Console().print(table)
+        if result.fmax_mhz is not None:
+            print(f"{result.fmax_mhz:.1f} MHz after routing (wanted {cfg.clock_mhz:g})")
+
+
+pe = typer.Typer(no_args_is_help=True, help="Processing elements.")
+
+
+@pe.callback()
+def _pe() -> None:
+    """Processing elements."""
+
+
+@pe.command("list")
+def pe_list(
+    lanes: Annotated[int, typer.Option(help="Products along K per step.")] = 16,
+    json_: JsonOption = False,
+) -> None:
+    """List the families, what each decodes, and its declared timing."""
+    rows = []
+    for name in FAMILIES:
+        cls = family(name)
+        for kind in WeightKind:
+            timing = cls.timing(kind, lanes)
+            rows.append({"family": name, "kind": kind.name, "interval": timing.interval, "latency": timing.latency})
+    if json_:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("family", "weight kind", "cycles per step", "latency", title=f"{lanes} lanes")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    Console().print(table)

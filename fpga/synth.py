@@ -1,0 +1,110 @@
+"""What a configuration costs on an FPGA: Yosys for ECP5 and Xilinx, nextpnr for the ECP5's longest path.
+
+The accelerator alone has more ports than a package has pins, so for place and route it is wrapped: inputs come out of a
+shift register that one pin feeds, outputs are registered and folded into one pin. That adds flip-flops,
+which the resource counts (taken without the wrapper) do not contain.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wordline.rtl import verilog
+from wordline.rtl.config import Config
+
+#: What an ECP5 LFE5U-85F has (Lattice FPGA-DS-02012, table 1.1).
+ECP5_85F = {"LUT4": 83640, "FF": 83640, "DSP": 156, "EBR": 208}
+
+_CELLS = {
+    "ecp5": {"LUT4": {"LUT4": 1, "PFUMX": 0, "L6MUX21": 0, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "FF": {"TRELLIS_FF": 1},
+             "DSP": {"MULT18X18D": 1}, "EBR": {"DP16KD": 1, "PDPW16KD": 1}},
+    "xilinx": {"LUT": {f"LUT{i}": 1 for i in range(1, 7)} | {"RAM32M": 4, "RAM32X1D": 2, "RAM64M": 4,
+                                                            "SRL16E": 1, "SRLC32E": 1},
+               "FF": {name: 1 for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
+               "DSP": {"DSP48E1": 1, "DSP48E2": 1},
+               "BRAM36": {"RAMB36E1": 1, "RAMB36E2": 1, "RAMB18E1": 0.5, "RAMB18E2": 0.5},
+               "URAM": {"URAM288": 1}},
+}
+_COMMANDS = {"ecp5": "synth_ecp5 -top {top} -json {json}",
+             "xilinx": "synth_xilinx -family xcup -top {top} -flatten"}
+
+Run = Callable[[list[str], Path], str]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Cell counts of one target, and for ECP5, if asked for, what nextpnr's router reached."""
+
+    target: str
+    counts: dict[str, float]
+    fmax_mhz: float | None = None
+    critical_path: list[str] = field(default_factory=list)
+
+
+def _sources(config: Config, folder: Path) -> list[str]:
+    for name, text in verilog.emit(config).items():
+        (folder / name).write_text(text)
+    return ["accelerator.v", "column.v"]
+
+
+def count(stat: str, target: str) -> dict[str, float]:
+    """Resources out of what Yosys' ``stat -json`` wrote."""
+    cells = json.loads(stat)["design"]["num_cells_by_type"]
+    return {name: sum(cells.get(cell, 0) * weight for cell, weight in kinds.items())
+            for name, kinds in _CELLS[target].items()}
+
+
+def synthesise(config: Config, target: str, yosys: Run, folder: Path) -> Resources:
+    """Map the accelerator to a target's cells; `yosys` runs the tool with arguments in a folder."""
+    files = _sources(config, folder)
+    command = _COMMANDS[target].format(top="accelerator", json="accelerator.json")
+    script = f"read_verilog {' '.join(files)}; {command}; flatten; tee -q -o stat.json stat -json"
+    yosys(["-q", "-p", script], folder)
+    return Resources(target, count((folder / "stat.json").read_text(), target))
+
+
+def wrapper(accelerator: str) -> str:
+    """A top with three pins around the accelerator's Verilog."""
+    header = re.search(r"module accelerator\((.*?)\);(.*?)endmodule", accelerator, re.S)
+    assert header is not None
+    ports = re.findall(r"^\s*(input|output)\s+(?:\[(\d+):0\]\s+)?(\w+)\s*;", header[2], re.M)
+    inputs = [(name, int(top or 0) + 1) for way, top, name in ports if way == "input" and name not in ("clk", "rst")]
+    outputs = [(name, int(top or 0) + 1) for way, top, name in ports if way == "output"]
+    n_in, n_out = sum(w for _, w in inputs), sum(w for _, w in outputs)
+    connections, at = [".clk(clk)", ".rst(rst)"], 0
+    for name, width in inputs:
+        connections.append(f".{name}(feed[{at + width - 1}:{at}])")
+        at += width
+    at = 0
+    for name, width in outputs:
+        connections.append(f".{name}(result[{at + width - 1}:{at}])")
+        at += width
+    return f"""module wrapper(input clk, input rst, input pin, output reg fold);
+  reg [{n_in - 1}:0] feed;
+  wire [{n_out - 1}:0] result;
+  reg [{n_out - 1}:0] held;
+  always @(posedge clk) begin
+    feed <= {{feed[{n_in - 2}:0], pin}};
+    held <= result;
+    fold <= ^held;
+  end
+  accelerator core({', '.join(connections)});
+endmodule
+"""
+
+
+def place_and_route(config: Config, yosys: Run, nextpnr: Run, folder: Path, *, seed: int = 1) -> Resources:
+    """ECP5-85F: resources, and the clock that nextpnr's timing analysis allows after routing."""
+    resources = synthesise(config, "ecp5", yosys, folder)
+    (folder / "wrapper.v").write_text(wrapper((folder / "accelerator.v").read_text()))
+    yosys(["-q", "-p", "read_verilog accelerator.v column.v wrapper.v; "
+           "synth_ecp5 -top wrapper -json wrapper.json"], folder)
+    nextpnr(["--85k", "--package", "CABGA381", "--speed", "6", "--json", "wrapper.json",
+             "--lpf-allow-unconstrained", "--freq", str(config.clock_mhz), "--seed", str(seed),
+             "--timing-allow-fail", "--report", "report.json"], folder)
+    report = json.loads((folder / "report.json").read_text())
+    clock = max(report["fmax"].values(), key=lambda c: c["constraint"])
+    path = [str(step.get("to", {}).get("cell", "")) for p in report["critical_paths"][:1] for step in p["path"]]
+    return Resources("ecp5", resources.counts, clock["achieved"], path)
