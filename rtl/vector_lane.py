@@ -30,7 +30,8 @@ class VectorLane(wiring.Component):
     """``o = function(join(a * f, c))``; the controls are constant while elements are in flight.
 
     Every element passes all stages, those that do nothing as well: product (4 cycles), sum or maximum (5),
-    a register because what follows begins with a barrel shifter, function (6). Latency 16.
+    function (6), with a register in front of each of the last two, which begin with a comparison and a
+    barrel shifter. Latency 17.
 
     Members
     -------
@@ -41,7 +42,7 @@ class VectorLane(wiring.Component):
     o : Out(32)
     """
 
-    latency = FloatMul.latency + FloatAdd.latency + 1 + SpecialFunction.latency
+    latency = FloatMul.latency + 1 + FloatAdd.latency + 1 + SpecialFunction.latency
 
     a: In(32)
     b: In(32)
@@ -72,7 +73,8 @@ class VectorLane(wiring.Component):
         addend = Cat(addend[:31], addend[31] ^ self.negate_addend)
 
         p, c, larger = Signal(32), Signal(32), Signal(32)
-        m.d.comb += [p.eq(product), c.eq(addend), adder.a.eq(p), adder.b.eq(c)]
+        m.d.sync += [p.eq(product), c.eq(addend)]
+        m.d.comb += [adder.a.eq(p), adder.b.eq(c)]
         fp, fc = flushed(p), flushed(c)
         m.d.comb += larger.eq(Mux(order_key(fp) >= order_key(fc), fp, fc))
         with m.If(is_nan(p) | is_nan(c)):

@@ -6,7 +6,7 @@ Where `rtl.isa` leaves a choice, this file makes it, and the hardware follows:
 * an element's place in a SUM is ``segment * words * lanes + position``, so padding takes up places but adds
   nothing;
 * +0 is larger than -0;
-* an instruction whose destination and whose reduction are the same scalar register leaves the reduction in it;
+* where destination and reduction are the same scalar register, the reduction is what stays;
 * SUM ignores `keep`.
 """
 
@@ -75,7 +75,9 @@ class VectorFields:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From a mapping that may hold more (unit, semaphores), as `compiler.asm.fields` gives."""
-        return cls(**{name: values[name] for name in _NAMES if name in values})
+        self = object.__new__(cls)  # a frozen class's own way takes longer than many an instruction
+        self.__dict__.update({name: values[name] for name in _NAMES if name in values})
+        return self
 
 
 _NAMES = tuple(f.name for f in fields(VectorFields))

@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 from amaranth.utils import exact_log2
 
 from wordline.rtl.config import Config
@@ -21,7 +21,7 @@ from wordline.rtl.ports import ReadPort, UnitPort, WritePort
 from wordline.rtl.vector_lane import VectorLane
 from wordline.rtl.vector_reduce import VectorReduce, reduce_cycles
 
-#: Cycles between the acceptance of an instruction and the first address: scalars are read meanwhile.
+#: Cycles in which an instruction's scalars are read, one a cycle, and its size in words is found.
 PREPARE = 6
 #: Cycles from an address to the element's result: memory, lane.
 DEPTH = 1 + VectorLane.latency
@@ -31,7 +31,7 @@ MINUS_INFINITY = 0xFF800000
 def vector_words(config: Config, *, length: int, pad: int, outer: int, destination: Destination) -> int:
     """Words an instruction processes."""
     lanes = config.vector.lanes
-    words = -(-max(length, pad) // lanes)
+    words = -(-max(length, pad & 0xFFFF) // lanes)
     if destination == Destination.ACT:
         step = config.array.lanes // lanes
         words = -(-words // step) * step
@@ -39,12 +39,27 @@ def vector_words(config: Config, *, length: int, pad: int, outer: int, destinati
 
 
 def vector_cycles(config: Config, words: int, reduction: Reduction) -> int:
-    """Cycles from the start of an instruction to its end."""
+    """Cycles from the start of an instruction of `words` words to its end: see `VectorUnit`."""
     return PREPARE + max(words, 1) + DEPTH + 2 + reduce_cycles(config.vector.lanes, reduction, words) + 1
 
 
 class VectorUnit(wiring.Component):
     """Executes one `VectorInstruction` after the other in a pipeline of `vector.lanes` lanes.
+
+    ``d[i] = function(join(a[i] * f, c))``, one word of `lanes` elements a cycle; `rtl.vector_ref` says
+    exactly what. The next instruction starts only after the end of the last, so it reads what that wrote,
+    the scalar registers included.
+
+    Time, from start to end, of an instruction of W words (`vector_words`), with V lanes::
+
+        no reduction          max(W, 1) + 28
+        MAX, ABSMAX, ARGMAX   max(W, 1) + 28 + V
+        SUM                   max(W, 1) + 36 + 7*log2(V) + fold(W)
+                              fold(W) = sum(2^k + 7 for k in range(L))
+                              L = ceil(log2(min(W, 128/V))), 0 for no word
+
+    of which 6 read the scalars, 18 are the way from an address to a result (memory 1, lane 17), and fold
+    and 7*log2(V) put the 128 partial sums together. No time depends on data.
 
     Members
     -------
@@ -52,7 +67,7 @@ class VectorUnit(wiring.Component):
     x_a, x_b, m_a, m_b, l_b : ReadPorts of banks X, M and L, words of `vector.lanes` float32
     x, s : WritePorts of banks X and S
     act, act_row : WritePort of the activation buffer (word of `vector.lanes` activations) and its row
-    row_scale : WritePort of the row scales
+    row_scale : WritePort of the row scales, address slot*16 + row
     """
 
     def __init__(self, config: Config):
