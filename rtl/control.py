@@ -70,7 +70,8 @@ class Control(wiring.Component):
         m.d.comb += [read.eq(bus.arvalid & (~bus.rvalid | bus.rready)), bus.arready.eq(read)]
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        status = Cat(self.running | self.start, self.finished, Const(0, 2), self.error, self.exit_code)
+        status = Cat(self.running | self.start, self.finished & ~self.start, Const(0, 2), self.error,
+                     self.exit_code)
         registers = {
             Csr.STATUS: status, Csr.PROGRAM_LOW: self.program_address[:32],
             Csr.PROGRAM_HIGH: self.program_address[32:], Csr.PROGRAM_LENGTH: self.program_length,

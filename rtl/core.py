@@ -66,7 +66,7 @@ class Accelerator(wiring.Component):
         for name in ("running", "finished", "error", "exit_code"):
             m.d.comb += getattr(control, name).eq(getattr(sequencer, name))
         connect(m, sequencer.queue, dispatch.queue)
-        for name in ("control_wait", "control_signal", "control_take", "clear"):
+        for name in ("control_wait", "control_signal", "control_take", "flush"):
             m.d.comb += getattr(dispatch, name).eq(getattr(sequencer, name))
         m.d.comb += [
             sequencer.control_granted.eq(dispatch.control_granted), sequencer.idle.eq(dispatch.idle),
@@ -104,7 +104,13 @@ class Accelerator(wiring.Component):
                 ours, theirs = getattr(axi, name), getattr(component, name)
                 outwards = axi.signature.members[name].flow == Out
                 m.d.comb += ours.eq(theirs) if outwards else theirs.eq(ours)
-        connect(m, stream.out, matmul.beats)
+        # Between programs the array may take any beats it still waits for, and the FIFO loses what it holds.
+        m.d.comb += [
+            matmul.beats.payload.eq(stream.out.payload),
+            matmul.beats.valid.eq(stream.out.valid | sequencer.flush),
+            stream.out.ready.eq(matmul.beats.ready | sequencer.flush),
+            sequencer.empty.eq(~stream.out.valid),
+        ]
 
         self._memories(m, load, matmul, vector, store)
         return m

@@ -1,39 +1,43 @@
-"""Queues and semaphores between the sequencer and the units."""
+"""Queues between the sequencer and the units; semaphores decide when a head may start."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from wordline.rtl.isa import INSTRUCTION_BITS, SEMAPHORE_BITS, UNITS, Instruction, Unit
+from wordline.rtl.isa import INSTRUCTION_BITS, UNITS, Instruction, Unit
 from wordline.rtl.ports import UnitPort
+from wordline.rtl.semaphores import Semaphores
 
 QUEUE_DEPTH = 4
+#: Instructions that one unit may have started and not ended (only STREAM may overlap them).
+IN_FLIGHT = 4
 
 
 class Dispatch(wiring.Component):
-    """A queue per unit, and a counter for every ordered pair of units.
+    """A queue per unit. Its head is offered to the unit while every semaphore it waits for is there.
 
-    The head of a queue is offered to its unit while every counter it waits for is above zero; with the
-    transfer (the instruction's start) each gives one. ``done`` (its end) adds one to each counter it
-    signals, and a dependent instruction can start in the next cycle. An instruction can start in
-    the cycle after it was queued.
+    With the transfer (the instruction's *start*) it takes them; with ``done`` (its *end*) it gives those
+    it signals. A unit's instructions start in order and end in order. Earliest start::
+
+        start = max(queued + 1, end of every instruction it waits for + 1, first cycle the unit is ready)
 
     Members
     -------
-    clear : In, empties queues and counters
+    flush : In, throws away what is queued and clears the semaphores, as long as it is high
     queue : In(stream) of instructions with operands resolved, any unit but CONTROL
-    control_wait, control_signal, control_granted, control_take : the sequencer's own instruction
+    control_wait, control_signal, control_granted, control_take : the sequencer's own instruction;
+        it starts and ends in the cycle of ``control_take``
     units : to the units, in the order of `Unit`
     started, ended : Out, strobes per unit (bit 5: CONTROL)
-    busy : Out, per unit
+    busy : Out, per unit, high from the cycle after a start to the end (CONTROL: with its strobes)
     idle : Out, nothing queued and no unit busy
-    overflow : Out, a counter was full when it was signalled
+    overflow : Out, a semaphore was full when it was signalled
     """
 
     def __init__(self):
         super().__init__({
-            "clear": In(1),
+            "flush": In(1),
             "queue": In(stream.Signature(Instruction)),
             "control_wait": In(UNITS), "control_signal": In(UNITS),
             "control_granted": Out(1), "control_take": In(1),
@@ -44,54 +48,43 @@ class Dispatch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        counters = [[Signal(SEMAPHORE_BITS, name=f"from_{p.name.lower()}_to_{u.name.lower()}")
-                     for u in Unit] for p in Unit]
-
-        def granted(wait, unit: int):
-            return ~Cat(wait[p] & (counters[p][unit] == 0) for p in range(UNITS)).any()
-
-        takes = [Signal(UNITS, name=f"takes_{u.name.lower()}") for u in Unit]
-        gives = [Signal(UNITS, name=f"gives_{u.name.lower()}") for u in Unit]
-        waiting = []
-        ready = Signal(UNITS - 1)
-        for unit in range(UNITS - 1):
-            name = Unit(unit).name.lower()
-            port = self.units[unit]
-            fifo = SyncFIFO(width=INSTRUCTION_BITS, depth=QUEUE_DEPTH)
-            m.submodules[f"queue_{name}"] = fifo
-            head = data.View(data.Layout.cast(Instruction), fifo.r_data)
-            signal, busy = Signal(UNITS, name=f"signal_{name}"), Signal(name=f"busy_{name}")
+        m.submodules.semaphores = semaphores = Semaphores()
+        queued, room = [], []
+        for unit, port in zip(Unit, self.units, strict=False):
+            m.submodules[f"queue_{unit.name.lower()}"] = queue = SyncFIFO(
+                width=INSTRUCTION_BITS, depth=QUEUE_DEPTH)
+            m.submodules[f"signals_{unit.name.lower()}"] = signals = SyncFIFO(
+                width=UNITS, depth=IN_FLIGHT)
+            head = data.View(data.Layout.cast(Instruction), queue.r_data)
             start = port.instruction.valid & port.instruction.ready
             m.d.comb += [
-                ready[unit].eq(fifo.w_rdy),
-                fifo.w_data.eq(self.queue.payload),
-                fifo.w_en.eq(self.queue.valid & (self.queue.payload.unit == unit)),
-                port.instruction.valid.eq(fifo.r_rdy & granted(head.wait, unit)),
-                port.instruction.payload.eq(fifo.r_data),
-                fifo.r_en.eq(start | self.clear),
-                self.started[unit].eq(start), self.ended[unit].eq(port.done), self.busy[unit].eq(busy),
-                takes[unit].eq(Mux(start, head.wait, 0)), gives[unit].eq(Mux(port.done, signal, 0)),
+                queue.w_data.eq(self.queue.payload),
+                queue.w_en.eq(self.queue.valid & (self.queue.payload.unit == unit)),
+                port.instruction.payload.eq(queue.r_data),
+                port.instruction.valid.eq(
+                    queue.r_rdy & semaphores.granted[unit] & signals.w_rdy & ~self.flush),
+                queue.r_en.eq(start | self.flush),
+                signals.w_data.eq(head.signal), signals.w_en.eq(start), signals.r_en.eq(port.done),
+                semaphores.wait[unit].eq(head.wait), semaphores.take[unit].eq(start),
+                semaphores.signal[unit].eq(signals.r_data), semaphores.give[unit].eq(port.done),
+                self.started[unit].eq(start), self.ended[unit].eq(port.done),
+                self.busy[unit].eq(signals.r_rdy),
             ]
-            with m.If(port.done):
-                m.d.sync += busy.eq(0)
-            with m.If(start):
-                m.d.sync += [busy.eq(1), signal.eq(head.signal)]
-            waiting.append(fifo.r_rdy)
+            queued.append(queue.r_rdy)
+            room.append(queue.w_rdy)
+        control = Unit.CONTROL
         m.d.comb += [
-            self.queue.ready.eq(ready.bit_select(self.queue.payload.unit, 1)),
-            self.control_granted.eq(granted(self.control_wait, Unit.CONTROL)),
-            self.started[Unit.CONTROL].eq(self.control_take),
-            self.ended[Unit.CONTROL].eq(self.control_take),
-            self.busy[Unit.CONTROL].eq(self.control_take),
-            takes[Unit.CONTROL].eq(Mux(self.control_take, self.control_wait, 0)),
-            gives[Unit.CONTROL].eq(Mux(self.control_take, self.control_signal, 0)),
-            self.idle.eq(~Cat(waiting).any() & ~self.busy[: UNITS - 1].any()),
+            self.queue.ready.eq(Cat(room).bit_select(self.queue.payload.unit, 1)),
+            semaphores.clear.eq(self.flush),
+            semaphores.wait[control].eq(self.control_wait),
+            semaphores.signal[control].eq(self.control_signal),
+            semaphores.take[control].eq(self.control_take),
+            semaphores.give[control].eq(self.control_take),
+            self.control_granted.eq(semaphores.granted[control]),
+            self.started[control].eq(self.control_take),
+            self.ended[control].eq(self.control_take),
+            self.busy[control].eq(self.control_take),
+            self.idle.eq(~Cat(queued).any() & ~self.busy[:control].any()),
+            self.overflow.eq(semaphores.overflow),
         ]
-        full = []
-        for p in range(UNITS):
-            for u in range(UNITS):
-                counter = counters[p][u]
-                m.d.sync += counter.eq(Mux(self.clear, 0, counter + gives[p][u] - takes[u][p]))
-                full.append(counter.all() & gives[p][u])
-        m.d.comb += self.overflow.eq(Cat(full).any())
         return m

@@ -4,21 +4,35 @@ import json
 from pathlib import Path
 
 from amaranth.back import verilog
-from amaranth.hdl import Signal
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from wordline.rtl.config import Config
 from wordline.rtl.core import Accelerator
 from wordline.rtl.matmul_unit import column_verilog
 
 
-def _flat_ports(core: Accelerator) -> dict[str, tuple[Signal, None]]:
-    ports = {}
-    for prefix, interface in (("m_axi", core.axi), ("s_axi_control", core.control)):
-        for name in interface.signature.members:
-            ports[f"{prefix}_{name}"] = getattr(interface, name)
-    for name in ("irq", "trace_start", "trace_done", "trace_pc"):
-        ports[name] = getattr(core, name)
-    return ports
+class FlatAccelerator(wiring.Component):
+    """An `Accelerator` with one port a signal: ``m_axi_awaddr`` where Amaranth would say ``axi__awaddr``."""
+
+    def __init__(self, config: Config):
+        self.core = Accelerator(config)
+        self._ports = {}
+        for prefix, part in (("m_axi_", self.core.axi), ("s_axi_control_", self.core.control),
+                             ("", self.core)):
+            for name, member in part.signature.members.items():
+                if member.is_port:
+                    self._ports[prefix + name] = (getattr(part, name), member)
+        super().__init__({name: member for name, (_, member) in self._ports.items()})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.core = self.core
+        for name, (inner, member) in self._ports.items():
+            outer = getattr(self, name)
+            m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
+        return m
 
 
 def emit(config: Config) -> dict[str, str]:
@@ -27,11 +41,7 @@ def emit(config: Config) -> dict[str, str]:
     Ports are ``clk``, ``rst``, ``m_axi_*`` (AXI4 master), ``s_axi_control_*`` (AXI4-Lite slave), ``irq`` and
     ``trace_*``.
     """
-    core = Accelerator(config)
-    ports = _flat_ports(core)
-    for name, signal in ports.items():
-        signal.name = name
-    text = verilog.convert(core, name="accelerator", ports=list(ports.values()), emit_src=False)
+    text = verilog.convert(FlatAccelerator(config), name="accelerator", emit_src=False)
     return {"accelerator.v": text, "column.v": column_verilog(config)}
 
 

@@ -1,9 +1,12 @@
 // The Verilated accelerator behind a C interface, with its DRAM and its run loop.
 //
-// DRAM is a flat buffer that the caller owns. Reads answer LATENCY cycles after their address, then a
-// beat a cycle, in order per ID; writes are applied when their data arrives. With stalls above zero every
-// channel hesitates at random, and reads of different IDs are answered in random order.
+// DRAM is a flat buffer that the caller owns. The first beat of a read comes `latency` cycles after its
+// address was taken, then a beat a cycle, bursts in the order of their addresses. A write is applied when
+// address and data are there and answered `latency` cycles later. With stalls above zero every channel
+// hesitates at random, and beats of different IDs come in random order.
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -20,6 +23,7 @@ namespace {
 
 constexpr int UNITS = 6;
 constexpr int BEAT = DATA_BITS / 8;
+constexpr int SLVERR = 2;
 
 struct Burst {
     uint64_t address;
@@ -28,8 +32,13 @@ struct Burst {
     uint32_t id;
 };
 
+struct Answer {
+    uint64_t ready;
+    bool bad;
+};
+
 struct Event {
-    uint64_t start, end;
+    uint64_t start, end;  // cycles since the start of the program
     uint32_t unit, index;
 };
 
@@ -41,13 +50,14 @@ struct Machine {
     uint8_t *memory = nullptr;
     uint64_t size = 0, latency = 20, now = 0, random = 1;
     double stalls = 0;
-    bool bad_address = false;
+    bool bad_write = false;
     std::deque<Burst> reads, writes;
     std::deque<std::vector<uint8_t>> data;  // write beats that wait for their address
-    std::deque<uint64_t> answers;
+    std::deque<Answer> answers;
     std::vector<Event> events;
     bool record = false;
-    uint64_t started[UNITS] = {};
+    uint64_t origin = 0;  // the program's cycle 0
+    std::deque<uint64_t> started[UNITS];
     uint32_t count[UNITS] = {};
 #ifdef WITH_TRACE
     std::unique_ptr<VerilatedVcdC> wave;
@@ -62,10 +72,62 @@ struct Machine {
 
     void dump(int phase) {
 #ifdef WITH_TRACE
-        if (wave && now >= wave_from && now < wave_to) wave->dump(10 * now + 5 * phase);
-        if (wave && now == wave_to) wave->close(), wave.reset();
+        if (wave && now >= wave_from && now < wave_to) wave->dump(10 * (now - wave_from) + 5 * phase);
 #endif
         (void)phase;
+    }
+
+    // The burst whose beat comes next: the oldest, or with stalls at times the oldest of another ID.
+    size_t next_read() {
+        if (stalls > 0)
+            for (size_t i = 1; i < reads.size(); i++) {
+                bool oldest_of_id = true;
+                for (size_t j = 0; j < i; j++) oldest_of_id &= reads[j].id != reads[i].id;
+                if (oldest_of_id && stall()) return i;
+            }
+        return 0;
+    }
+
+    void offer_read() {
+        Vaccelerator &t = *top;
+        if (t.m_axi_rvalid || reads.empty() || stall()) return;  // once offered, a beat stays
+        auto burst = reads.begin() + next_read();
+        if (now < burst->ready) return;
+        bool inside = burst->address + BEAT <= size;
+        t.m_axi_rvalid = 1;
+        t.m_axi_rid = burst->id;
+        t.m_axi_rlast = burst->left == 1;
+        t.m_axi_rresp = inside ? 0 : SLVERR;
+        if (inside) std::memcpy(bytes(t.m_axi_rdata), memory + burst->address, BEAT);
+        burst->address += BEAT;
+        if (--burst->left == 0) reads.erase(burst);
+    }
+
+    void apply_writes() {
+        for (; !writes.empty() && !data.empty(); data.pop_front()) {
+            Burst &burst = writes.front();
+            const uint8_t *beat = data.front().data(), *strobe = beat + BEAT;
+            bool inside = burst.address + BEAT <= size;
+            bad_write |= !inside;
+            for (int i = 0; inside && i < BEAT; i++)
+                if (strobe[i / 8] >> (i % 8) & 1) memory[burst.address + i] = beat[i];
+            burst.address += BEAT;
+            if (--burst.left == 0) {
+                answers.push_back({now + latency, bad_write});
+                bad_write = false;
+                writes.pop_front();
+            }
+        }
+    }
+
+    void record_events() {
+        for (int u = 0; u < UNITS; u++) {
+            if (top->trace_start >> u & 1) started[u].push_back(now - origin);
+            if (top->trace_done >> u & 1) {
+                events.push_back({started[u].front(), now - origin, (uint32_t)u, count[u]++});
+                started[u].pop_front();
+            }
+        }
     }
 
     // One clock cycle: offer inputs, see what is taken, clock, update.
@@ -74,30 +136,10 @@ struct Machine {
         t.m_axi_arready = !stall();
         t.m_axi_awready = !stall();
         t.m_axi_wready = !stall();
-        bool hold_read = t.m_axi_rvalid;  // once offered, an answer stays until it is taken
-        if (!hold_read && !reads.empty() && !stall()) {
-            size_t pick = 0;
-            if (stalls > 0)
-                for (size_t i = 1; i < reads.size(); i++) {
-                    bool first_of_id = true;
-                    for (size_t j = 0; j < i; j++) first_of_id &= reads[j].id != reads[i].id;
-                    if (first_of_id && stall()) pick = i;
-                }
-            Burst &burst = reads[pick];
-            if (now >= burst.ready) {
-                if (pick) std::swap(reads[0], reads[pick]);
-                Burst &head = reads.front();
-                t.m_axi_rvalid = 1;
-                t.m_axi_rid = head.id;
-                t.m_axi_rlast = head.left == 1;
-                bool inside = head.address + BEAT <= size;
-                t.m_axi_rresp = inside ? 0 : 2;
-                if (inside) std::memcpy(bytes(t.m_axi_rdata), memory + head.address, BEAT);
-            }
-        }
-        if (!t.m_axi_bvalid && !answers.empty() && now >= answers.front() && !stall()) {
+        offer_read();
+        if (!t.m_axi_bvalid && !answers.empty() && now >= answers.front().ready && !stall()) {
             t.m_axi_bvalid = 1;
-            t.m_axi_bresp = bad_address ? 2 : 0;
+            t.m_axi_bresp = answers.front().bad ? SLVERR : 0;
         }
         t.clk = 0;
         t.eval();
@@ -106,38 +148,19 @@ struct Machine {
         bool w = t.m_axi_wvalid && t.m_axi_wready, r = t.m_axi_rvalid && t.m_axi_rready;
         bool b = t.m_axi_bvalid && t.m_axi_bready;
         if (ar) reads.push_back({t.m_axi_araddr, t.m_axi_arlen + 1u, now + latency, t.m_axi_arid});
-        if (aw) writes.push_back({t.m_axi_awaddr, 1, 0, 0});
+        if (aw) writes.push_back({t.m_axi_awaddr, t.m_axi_awlen + 1u, 0, 0});
         if (w) {
             std::vector<uint8_t> beat(BEAT + (BEAT + 7) / 8);
             std::memcpy(beat.data(), bytes(t.m_axi_wdata), BEAT);
             std::memcpy(beat.data() + BEAT, bytes(t.m_axi_wstrb), (BEAT + 7) / 8);
             data.push_back(std::move(beat));
         }
-        while (!writes.empty() && !data.empty()) {  // our master writes single beats
-            uint64_t address = writes.front().address;
-            const auto &beat = data.front();
-            if (address + BEAT > size) bad_address = true;
-            else
-                for (int i = 0; i < BEAT; i++)
-                    if (beat[BEAT + i / 8] >> (i % 8) & 1) memory[address + i] = beat[i];
-            writes.pop_front(), data.pop_front();
-            answers.push_back(now + latency);
-        }
-        if (record) {
-            for (int u = 0; u < UNITS; u++) {
-                if (t.trace_start >> u & 1) started[u] = now;
-                if (t.trace_done >> u & 1) events.push_back({started[u], now, (uint32_t)u, count[u]++});
-            }
-        }
+        apply_writes();
+        if (record) record_events();
         t.clk = 1;
         t.eval();
         dump(1);
-        if (r) {
-            t.m_axi_rvalid = 0;
-            Burst &head = reads.front();
-            head.address += BEAT;
-            if (--head.left == 0) reads.pop_front();
-        }
+        if (r) t.m_axi_rvalid = 0;
         if (b) t.m_axi_bvalid = 0, answers.pop_front();
         now++;
     }
@@ -147,22 +170,28 @@ struct Machine {
 
 extern "C" {
 
-Machine *machine_new(uint8_t *memory, uint64_t size, uint64_t latency) {
-    auto *m = new Machine;
-    m->context->randReset(0);
-    m->top.reset(new Vaccelerator{m->context.get()});
-    m->memory = memory, m->size = size, m->latency = latency;
+// Also forgets what is under way on the bus.
+void machine_reset(Machine *m) {
+    m->reads.clear(), m->writes.clear(), m->data.clear(), m->answers.clear();
+    m->top->m_axi_rvalid = m->top->m_axi_bvalid = 0;
     m->top->rst = 1;
     for (int i = 0; i < 4; i++) m->cycle();
     m->top->rst = 0;
-    m->now = 0;
+}
+
+Machine *machine_new(uint8_t *memory, uint64_t size, uint64_t latency) {
+    auto *m = new Machine;
+    m->context->randReset(0);
+#ifdef WITH_TRACE
+    m->context->traceEverOn(true);
+#endif
+    m->top.reset(new Vaccelerator{m->context.get()});
+    m->memory = memory, m->size = size, m->latency = latency;
+    machine_reset(m);
     return m;
 }
 
 void machine_free(Machine *m) {
-#ifdef WITH_TRACE
-    if (m->wave) m->wave->close();
-#endif
     m->top->final();
     delete m;
 }
@@ -204,21 +233,28 @@ uint32_t machine_read(Machine *m, uint32_t address) {
     return value;
 }
 
-// Runs until the program has ended (1) or for `cycles` cycles (0).
-int machine_run(Machine *m, uint64_t cycles) {
-    for (uint64_t i = 0; i < cycles; i++) {
-        m->cycle();
-        if (m->top->irq) return 1;
-    }
-    return 0;
+// Starts the program by a write to CONTROL. The sequencer runs from the second cycle after the write.
+void machine_start(Machine *m, uint32_t control, int record) {
+    m->record = record;
+    m->events.clear();
+    std::fill_n(m->count, UNITS, 0);
+    for (auto &queue : m->started) queue.clear();
+    m->origin = m->now + 2;
+    machine_write(m, control, 1);
 }
 
-uint64_t machine_now(Machine *m) { return m->now; }
-
-void machine_record(Machine *m, int on) {
-    m->record = on;
-    m->events.clear();
-    std::memset(m->count, 0, sizeof m->count);
+// Runs until the program has ended, `cycles` have passed or `seconds` are over; returns cycles run.
+uint64_t machine_run(Machine *m, uint64_t cycles, double seconds, int *ended) {
+    using clock = std::chrono::steady_clock;
+    auto until = clock::now() + std::chrono::duration<double>(seconds);
+    uint64_t i = 0;
+    *ended = 0;
+    while (i < cycles && !*ended) {
+        m->cycle(), i++;
+        *ended = m->top->irq;
+        if (i % 256 == 0 && clock::now() >= until) break;
+    }
+    return i;
 }
 
 uint64_t machine_events(Machine *m, Event *out) {
@@ -226,18 +262,25 @@ uint64_t machine_events(Machine *m, Event *out) {
     return m->events.size();
 }
 
-// Returns 0 if this build cannot write waveforms.
+// Waveform of the cycles `from` to `to` of the program started next; 0 if this build has none.
 int machine_wave(Machine *m, const char *path, uint64_t from, uint64_t to) {
 #ifdef WITH_TRACE
-    m->context->traceEverOn(true);
     m->wave.reset(new VerilatedVcdC);
     m->top->trace(m->wave.get(), 99);
     m->wave->open(path);
-    m->wave_from = m->now + from, m->wave_to = m->now + to;
-    return 1;
+    m->wave_from = m->now + 2 + from, m->wave_to = m->now + 2 + to;
+    return m->wave->isOpen();
 #else
     (void)m, (void)path, (void)from, (void)to;
     return 0;
 #endif
+}
+
+void machine_wave_end(Machine *m) {
+#ifdef WITH_TRACE
+    if (m->wave) m->wave->close();
+    m->wave.reset();
+#endif
+    (void)m;
 }
 }

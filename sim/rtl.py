@@ -1,9 +1,10 @@
 """Runs programs on the RTL: Verilog through Verilator into a shared library, compiled once per hardware."""
 
+import contextlib
 import ctypes
 import hashlib
+import os
 import shutil
-import sysconfig
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from wordline.compiler.program import Program
 from wordline.rtl import verilog
 from wordline.rtl.config import Config
 from wordline.rtl.isa import Csr, ErrorCode, Unit
+from wordline.rtl.sequencer import ARGUMENTS
 from wordline.sim import toolchain
 
-_SLICE = 20_000  # cycles between looks at Ctrl-C and progress
+_SLICE = 0.1  # seconds between looks at Ctrl-C and progress
 _EVENT = np.dtype([("start", "<u8"), ("end", "<u8"), ("unit", "<u4"), ("index", "<u4")])
 
 
@@ -36,7 +38,8 @@ class RunResult:
     busy, ended : dict[str, int]
         Busy cycles and instructions ended, per unit.
     events : structured array
-        Start and end cycle of every instruction (`unit`, `index` within the unit), if recorded.
+        If recorded, `unit`, `index` within the unit, and first and last cycle (`start`, `end`) of every
+        instruction, in the order of their ends. Cycle 0 is the first of `cycles`.
     """
 
     cycles: int
@@ -54,9 +57,12 @@ def sources(config: Config) -> dict[str, str]:
     folder = toolchain.cache_dir() / f"verilog-{config.hardware_hash()}-{code.hexdigest()[:16]}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=toolchain.cache_dir()) as temporary:
+            fresh = Path(temporary) / "verilog"
+            fresh.mkdir()
             for name, text in verilog.emit(config).items():
-                (Path(temporary) / name).write_text(text)
-            shutil.copytree(temporary, folder, dirs_exist_ok=True)
+                (fresh / name).write_text(text)
+            with contextlib.suppress(OSError):  # another process was faster
+                fresh.replace(folder)
     return {path.name: path.read_text() for path in sorted(folder.glob("*.v"))}
 
 
@@ -90,7 +96,7 @@ def build(config: Config, *, waveform: bool = False,
             ["-shared", "-fPIC", "-O2", "-std=c++17", *defines, "-Iobj", f"-I{root / 'include'}",
              f"-I{root / 'include' / 'vltstd'}", str(harness), "obj/libVaccelerator.a",
              "obj/libverilated.a", "-lpthread", "-o", "accelerator.so"], cwd=folder)
-        fresh = library.with_suffix(f".{sysconfig.get_platform()}.{id(folder)}")
+        fresh = library.with_suffix(f".{os.getpid()}")
         shutil.copy(folder / "accelerator.so", fresh)
         fresh.replace(library)
     return library
@@ -129,8 +135,10 @@ class RtlMachine:
         c.machine_stalls.argtypes = [pointer, ctypes.c_double, ctypes.c_uint64]
         c.machine_write.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32]
         c.machine_read.argtypes, c.machine_read.restype = [pointer, ctypes.c_uint32], ctypes.c_uint32
-        c.machine_run.argtypes, c.machine_run.restype = [pointer, ctypes.c_uint64], ctypes.c_int
-        c.machine_record.argtypes = [pointer, ctypes.c_int]
+        c.machine_reset.argtypes = c.machine_wave_end.argtypes = [pointer]
+        c.machine_start.argtypes = [pointer, ctypes.c_uint32, ctypes.c_int]
+        c.machine_run.argtypes = [pointer, ctypes.c_uint64, ctypes.c_double, ctypes.POINTER(ctypes.c_int)]
+        c.machine_run.restype = ctypes.c_uint64
         c.machine_events.argtypes, c.machine_events.restype = [pointer, pointer], ctypes.c_uint64
         c.machine_wave.argtypes = [pointer, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64]
         c.machine_wave.restype = ctypes.c_int
@@ -157,7 +165,7 @@ class RtlMachine:
         progress : called with the cycles so far, several times a second
         stalls : probability with which every bus channel hesitates in a cycle
         record : keep start and end of every instruction
-        wave : VCD file, first and last cycle to write
+        wave : VCD file, first cycle to write and the one to stop before
 
         Raises
         ------
@@ -170,24 +178,25 @@ class RtlMachine:
         program.place(self.memory)
         library, machine = self._library, self._machine
         library.machine_stalls(machine, stalls, seed)
-        if wave:
-            path, first, last = wave
-            if not library.machine_wave(machine, str(path).encode(), first, last):
-                raise RtlError("this build has no waveforms: use RtlMachine(config, waveform=True)")
-        library.machine_record(machine, int(record))
         address = program.symbols["program"].address
         self.write(Csr.PROGRAM_LOW, address)
         self.write(Csr.PROGRAM_HIGH, address >> 32)
         self.write(Csr.PROGRAM_LENGTH, len(program.instructions))
-        for i, value in enumerate(arguments):
-            self.write(Csr.ARGUMENT1 + 4 * i, value)
-        self.write(Csr.CONTROL, 1)
-        done = 0
-        while not library.machine_run(machine, min(_SLICE, max_cycles - done)):
-            done += _SLICE
-            progress(done)
-            if done >= max_cycles:
-                raise RtlError(f"no end after {max_cycles} cycles; {self._where()}")
+        for i in range(ARGUMENTS):
+            self.write(Csr.ARGUMENT1 + 4 * i, arguments[i] if i < len(arguments) else 0)
+        if wave:
+            path, first, last = wave
+            if not library.machine_wave(machine, str(path).encode(), first, last):
+                raise RtlError(f"cannot write waveforms to {path}" if self.waveform else
+                               "this build has no waveforms: use RtlMachine(config, waveform=True)")
+        library.machine_start(machine, Csr.CONTROL, record)
+        try:
+            self._to_the_end(max_cycles, progress)
+        except BaseException:
+            library.machine_reset(machine)
+            raise
+        finally:
+            library.machine_wave_end(machine)
         status = self.read(Csr.STATUS)
         error = ErrorCode(status >> 4 & 15)
         if error:
@@ -198,6 +207,14 @@ class RtlMachine:
         if record:
             library.machine_events(machine, events.ctypes.data_as(ctypes.c_void_p))
         return RunResult(cycles, self._counters(Csr.BUSY), self._counters(Csr.ENDED), events)
+
+    def _to_the_end(self, max_cycles: int, progress: Callable[[int], None]) -> None:
+        done, ended = 0, ctypes.c_int()
+        while not ended:
+            if done >= max_cycles:
+                raise RtlError(f"no end after {max_cycles} cycles; {self._where()}")
+            done += self._library.machine_run(self._machine, max_cycles - done, _SLICE, ctypes.byref(ended))
+            progress(done)
 
     def _counters(self, base: int) -> dict[str, int]:
         return {unit.name: self.read(base + 4 * unit) for unit in Unit}
