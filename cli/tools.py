@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from wordline.cli.common import ConfigArgument, JsonOption, ModelArgument, SetOption, console, one_line_errors, say
+from wordline.cli.common import (
+    ConfigArgument,
+    JsonOption,
+    ModelArgument,
+    SetOption,
+    console,
+    one_line_errors,
+    say,
+)
 from wordline.compiler.asm import disassemble
 from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model

@@ -33,7 +33,8 @@ class _Fields:
     def __init__(self, struct: type[data.Struct]):
         layout = data.Layout.cast(struct)
         self.fields: dict[str, tuple[int, int, bool, Any]] = {}
-        for name, field in layout:
+        for key, field in layout:
+            name = str(key)
             shape = Shape.cast(field.shape)
             self.fields[name] = (field.offset, shape.width, shape.signed, field.shape)
 

@@ -94,7 +94,7 @@ class Builder:
 
     def barrier(self) -> None:
         """The sequencer waits for everything handed out before."""
-        pending = {unit: index for unit, index in self._last.items()
+        pending: dict[Unit, int] = {unit: index for unit, index in self._last.items()
                    if unit not in (Unit.STREAM, Unit.CONTROL)
                    and self._waited.get((Unit.CONTROL, unit), -1) < index}
         if pending:

@@ -1,12 +1,13 @@
 """From a Llama-architecture model to a Program: one program for every position and length.
 
-Tokens go through the layers `array.rows` at a time while they come from the prompt, then one by one. What a step needs to
-know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
+Tokens go through the layers `array.rows` at a time while they come from the prompt, then one by one. What a step needs
+to know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
 The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -208,7 +209,7 @@ class LlamaCompiler:
         return reg(LAYER, self.layer_address + self.offsets[name] + extra)
 
     def stream(self, name: str) -> None:
-        self.b.stream(self.in_layer(name), **self.matrices[name].stream_fields())
+        self.b.stream(self.in_layer(name), *self.matrices[name].run())
 
     def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0) -> None:
         self.b.matmul(rows=rows, act=0, tiles=tiles or matrix.tiles, out=0, out_stride=self.places.m_row,
@@ -225,7 +226,7 @@ class LlamaCompiler:
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
                  immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
         if divide_total:
-            scaled = {"multiply": Factor.SCALAR, "multiply_scalar": S_TOTAL}
+            scaled: dict[str, Any] = {"multiply": Factor.SCALAR, "multiply_scalar": S_TOTAL}
         else:
             scaled = {"multiply": Factor.IMMEDIATE, "immediate": float(factor)}
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, **scaled,
@@ -533,7 +534,7 @@ class _Rows:
         if self.act:
             b.control(Operation.SHL, rd=T1, ra=ROW, value=12)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.loop.__exit__(*error)
 
 

@@ -102,7 +102,7 @@ class Program:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ProgramError(f"{path}: not a readable program file: {error}") from None
         try:

@@ -54,10 +54,10 @@ class Matrix:
     tiles: int
     raw: np.ndarray
 
-    def stream_fields(self) -> dict[str, int]:
-        """All tiles as one run."""
+    def run(self) -> tuple[int, int, int]:
+        """All tiles as runs, beats and stride of a STREAM instruction."""
         beats = self.layout.tile_beats
-        return {"runs": self.tiles, "beats": beats, "stride": beats}
+        return self.tiles, beats, beats
 
     def matmul_fields(self) -> dict[str, int]:
         lay = self.layout

@@ -6,6 +6,8 @@ Eq. 4), one term per lane and cycle, so that a step takes as many cycles as its 
 integers, so the alignment of exponents falls away and the dot product is exact.
 """
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 
@@ -34,7 +36,7 @@ class Term(data.Struct):
 
 
 def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value,
-                kinds: frozenset[WeightKind], name: str) -> data.View:
+                kinds: frozenset[WeightKind], name: str) -> Any:
     """Term number `index` of a code, combinational.
 
     Integers: radix-4 Booth digit `index`, of significance ``4**index``. BitMoD floats: of the magnitude's

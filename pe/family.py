@@ -5,7 +5,6 @@ codes along K) is decoded once and shared by the rows; each row forms an exact i
 a group. A new family is one file with a `PeColumn` subclass, and one line in `FAMILIES`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -120,7 +119,7 @@ FAMILIES: dict[str, str] = {
 }
 
 
-def family(name: str) -> Callable[..., PeColumn] | type[PeColumn]:
+def family(name: str) -> type[PeColumn]:
     """The column class of a family.
 
     Raises

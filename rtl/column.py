@@ -1,5 +1,7 @@
 """One column of the array: PEs of one output channel, group dequantisation, accumulators."""
 
+from typing import Any
+
 from amaranth.hdl import Array, ClockSignal, Instance, Module, Mux, ResetSignal, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -103,7 +105,7 @@ class Column(wiring.Component):
         return m
 
 
-def place_column(m: Module, config: Config, name: str, inline: bool) -> wiring.PureInterface | Column:
+def place_column(m: Module, config: Config, name: str, inline: bool) -> Any:
     """A column as a submodule: elaborated here, or an instance of the Verilog module ``column``."""
     if inline:
         m.submodules[name] = column = Column(config)

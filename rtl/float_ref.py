@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+Floats = np.ndarray | np.floating
+
 TINY = np.float32(2.0**-126)
 NAN_BITS = np.uint32(0x7FC00000)
 #: A sum has this many partial sums: element i goes to partial sum i mod SUM_WIDTH.
@@ -25,7 +27,7 @@ def from_bits(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.uint32).view(np.float32)
 
 
-def flush(x: np.ndarray) -> np.ndarray:
+def flush(x: Floats) -> np.ndarray:
     """Subnormals to zeros of their sign, NaN to the canonical one."""
     x = np.asarray(x, np.float32)
     small = np.abs(x) < TINY
@@ -35,7 +37,7 @@ def flush(x: np.ndarray) -> np.ndarray:
     return np.where(bad, from_bits(NAN_BITS), x) if bad.any() else x
 
 
-def mul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def mul(a: Floats, b: Floats) -> np.ndarray:
     """a * b."""
     with np.errstate(all="ignore"):
         exact = flush(a).astype(np.float64) * flush(b)
@@ -43,7 +45,7 @@ def mul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return flush(np.where(small, np.copysign(0.0, exact), exact).astype(np.float32))
 
 
-def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def add(a: Floats, b: Floats) -> np.ndarray:
     """a + b. A sum below 2^-126 is exact before it is flushed."""
     with np.errstate(all="ignore"):
         return flush(flush(a) + flush(b))

@@ -50,16 +50,16 @@ class VectorUnit(wiring.Component):
     exactly what. The next instruction starts only after the end of the last, so it reads what that wrote,
     the scalar registers included.
 
-    Time, from start to end, of an instruction of W words (`vector_words`), with V lanes::
+    Time, from start to end, of an instruction of W words (`vector_words`), with V lanes and F =
+    `VectorLane.latency` = 17::
 
-        no reduction          max(W, 1) + 28
-        MAX, ABSMAX, ARGMAX   max(W, 1) + 28 + V
-        SUM                   max(W, 1) + 36 + 7*log2(V) + fold(W)
+        no reduction          max(W, 1) + F + 11
+        MAX, ABSMAX, ARGMAX   max(W, 1) + F + 11 + V
+        SUM                   max(W, 1) + F + 19 + 7*log2(V) + fold(W)
                               fold(W) = sum(2^k + 7 for k in range(L))
                               L = ceil(log2(min(W, 128/V))), 0 for no word
 
-    of which 6 read the scalars, 18 are the way from an address to a result (memory 1, lane 17), and fold
-    and 7*log2(V) put the 128 partial sums together. No time depends on data.
+    where fold and 7*log2(V) put the 128 partial sums together. No time depends on data.
 
     Members
     -------

@@ -20,7 +20,8 @@ ACT = 256
 FLOATS = 512
 
 
-def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, weights=("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3")):
+def config(family, rows, cols, lanes, bus, drain=1, act_bits=8):
+    weights = ("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3")
     return Config(
         array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
                           weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
@@ -106,8 +107,8 @@ def run(cfg, cases, stall, rng):
             await ctx.tick()
             for r in range(fields["rows"]):
                 words = want.shape[1] // lanes
-                raw = b"".join(ctx.get(bank.data[fields["out"] + r * fields["out_stride"] + i]).to_bytes(4 * lanes, "little")
-                               for i in range(words))
+                start = fields["out"] + r * fields["out_stride"]
+                raw = b"".join(ctx.get(bank.data[start + i]).to_bytes(4 * lanes, "little") for i in range(words))
                 got = np.frombuffer(raw, np.uint32)
                 bad = np.flatnonzero(got != ref.to_bits(want[r]))
                 assert not bad.size, (f"row {r} channel {bad[0]} of {fields}: {got[bad[0]]:x} "

@@ -25,7 +25,7 @@ CONTROL operation=MULI rd=6 ra=1 value=3
 VECTOR a_source=IMMEDIATE len=1 immediate=0x3f800000 destination=SCALAR dst=3
 STORE address=12288+r6 src=2 count=3
 CONTROL operation=END
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
