@@ -45,7 +45,8 @@ def render() -> str:
                 continue
             width = Shape.cast(field.shape).width
             kind = getattr(field.shape, "__name__", f"{width} bits")
-            lines.append(f"| {field.offset + width - 1}:{field.offset} | `{name}` | {kind} | {notes.get(str(name), '')} |")
+            bits = f"{field.offset + width - 1}:{field.offset}"
+            lines.append(f"| {bits} | `{name}` | {kind} | {notes.get(str(name), '')} |")
         lines.append("")
     lines += ["## Values", ""]
     for cls in (isa.LoadFormat, isa.Aux, isa.SourceA, isa.SourceB, isa.Factor, isa.Join, isa.Function, isa.IntBits,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from typer.testing import CliRunner
+
 from wordline.cli.main import app
 
 runner = CliRunner()
