@@ -16,7 +16,7 @@ class SpecialFunction(wiring.Component):
     """``o = function(a)`` as `rtl.float_ref` says, a new argument every cycle.
 
     Piecewise quadratic in fixed point: one table of 3 x 128 segments, multipliers of 16 x 13 and 17 x 18
-    bits. Latency 6: reduce, look up, first product, sum, second product, compose.
+    bits. Latency 8: shift, reduce, look up, first product, slope, second product, sum, compose.
 
     Members
     -------
@@ -25,7 +25,7 @@ class SpecialFunction(wiring.Component):
     o : Out(32)
     """
 
-    latency = 6
+    latency = 8
 
     a: In(32)
     function: In(Function)
@@ -34,7 +34,6 @@ class SpecialFunction(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         a = unpack(self.a)
-        mantissa = self.a[:23]
 
         # Reduce: which segment, where in it, and the exponent that the significand will get.
         unbiased = Signal(signed(9))
@@ -44,7 +43,11 @@ class SpecialFunction(wiring.Component):
             m.d.comb += magnitude.eq(a.significand << unbiased[:3])
         with m.Elif(unbiased > -25):
             m.d.comb += magnitude.eq(a.significand >> (-unbiased)[:5])
-        m.d.comb += fixed.eq(Mux(a.sign, -magnitude, magnitude))
+        # A register between the shift and the negation.
+        held, shifted = Signal(32), Signal(31)
+        m.d.sync += [held.eq(self.a), shifted.eq(magnitude)]
+        a, mantissa, unbiased = unpack(held), held[:23], delay(m, unbiased, 1, "unbiased")
+        m.d.comb += fixed.eq(Mux(a.sign, -shifted, shifted))
         odd = ~a.exponent[0]
         address, r = Signal(range(3 * SEGMENTS)), Signal(16)
         exponent = Signal(signed(11))
@@ -103,10 +106,10 @@ class SpecialFunction(wiring.Component):
         m.d.sync += slope.eq(delay(m, c1, 1, "c1") + (product2 >> 16))
         m.d.sync += product1.eq(slope * delay(m, r2, 2, "r2"))
         y = Signal(C0_BITS)
-        m.d.comb += y.eq(delay(m, c0, 3, "c0") + (product1 >> 16))
+        m.d.sync += y.eq(delay(m, c0, 3, "c0") + (product1 >> 16))
 
         exponent, sign, is_nan, is_inf, is_zero = (
-            delay(m, s, 4, s.name) for s in (exponent, sign, is_nan, is_inf, is_zero))
+            delay(m, s, 5, s.name) for s in (exponent, sign, is_nan, is_inf, is_zero))
         final = Signal(signed(12))
         m.d.comb += final.eq(exponent + y[24])
         with m.If(is_nan):
