@@ -40,9 +40,9 @@ class Sequencer(wiring.Component):
     cycle d is followed by the first fetch in d + `BOOT_CYCLES`. END in cycle e: `finished` rises
     (and `running` falls) in e + `QUIET_CYCLES` + 1.
 
-    After an error no instruction is fetched, the queues are flushed, and the program is finished when the units
-    have ended what they had begun; `flush` tells the core to feed the array, which may wait for weights
-    that nobody will stream, and to empty the weight FIFO. So a start finds everything fresh.
+    After an error no instruction is fetched, the queues are flushed, and the program is finished when
+    the units have ended what they had begun; `flush` tells the core to feed the array, which may wait for
+    weights that nobody will stream, and to empty the weight FIFO. So a start finds everything fresh.
 
     Members
     -------
