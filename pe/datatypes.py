@@ -77,6 +77,9 @@ class WeightType:
         What the PE decodes.
     aux : AuxKind
         What goes with a group besides its 8-bit scale.
+
+    An asymmetric integer q of zero point z, both 0 to ``2**bits - 1``, is stored as ``q - 2**(bits-1)`` and
+    ``z - 2**(bits-1)``: their difference is the same, and the PE decodes the symmetric type of that width.
     """
 
     name: str
@@ -84,12 +87,23 @@ class WeightType:
     kind: WeightKind
     aux: AuxKind = AuxKind.NONE
 
-    def values(self, codes: np.ndarray, aux: np.ndarray | int = 0) -> np.ndarray:
-        """int16 values of uint8 codes; `aux` (broadcast) is the select or the zero point."""
+    @property
+    def max_abs(self) -> int:
+        """Largest magnitude of a weight before its scales, zero point included: bounds accumulators."""
+        if self.aux is AuxKind.ZERO:
+            return (1 << self.bits) - 1
+        return max(int(np.abs(self.codebook(select)[0]).max()) for select in range(4))
+
+    def decode(self, codes: np.ndarray, aux: np.ndarray | int = 0) -> np.ndarray:
+        """int16 values of uint8 codes as the PE sees them: a zero point is still to be subtracted."""
         if self.aux is AuxKind.SELECT:
             tables = np.stack([decode_table(self.kind, s) for s in range(4)])
             return tables[np.asarray(aux, np.intp), codes].astype(np.int16)
-        values = decode_table(self.kind)[codes].astype(np.int16)
+        return decode_table(self.kind)[codes].astype(np.int16)
+
+    def values(self, codes: np.ndarray, aux: np.ndarray | int = 0) -> np.ndarray:
+        """int16 values of uint8 codes; `aux` (broadcast) is the select or the zero point."""
+        values = self.decode(codes, aux)
         return values - np.asarray(aux, np.int16) if self.aux is AuxKind.ZERO else values
 
     def codebook(self, select: int = 0) -> tuple[np.ndarray, np.ndarray]:

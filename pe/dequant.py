@@ -16,6 +16,11 @@ def bits_per_cycle(min_group_cycles: int) -> int:
     return next(b for b in (1, 2, 4, 8) if 8 // b <= max(1, min_group_cycles))
 
 
+def _check_rate(rate: int) -> None:
+    if rate not in (1, 2, 4, 8):
+        raise ValueError(f"rate must be 1, 2, 4 or 8 bits per cycle, not {rate}")
+
+
 class SerialMultiplier(wiring.Component):
     """``product = operand[r] * factor`` for `rows` operands, `rate` bits of the 8-bit factor per cycle.
 
@@ -24,8 +29,7 @@ class SerialMultiplier(wiring.Component):
     """
 
     def __init__(self, *, rows: int, bits: int, rate: int, signed_factor: bool, tag_bits: int):
-        if rate not in (1, 2, 4, 8):
-            raise ValueError(f"rate must be 1, 2, 4 or 8 bits per cycle, not {rate}")
+        _check_rate(rate)
         self.rows, self.bits, self.rate, self.signed_factor = rows, bits, rate, signed_factor
         self.latency = 8 // rate + 1
         super().__init__({
@@ -97,6 +101,7 @@ class GroupDequant(wiring.Component):
 
     def __init__(self, *, rows: int, dot_bits: int, sum_bits: int, rate: int, asymmetric: bool,
                  tag_bits: int = 2):
+        _check_rate(rate)
         self.rows, self.rate, self.asymmetric = rows, rate, asymmetric
         self.dot_bits = dot_bits
         self.sum_bits, self.tag_bits = sum_bits, tag_bits

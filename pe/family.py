@@ -45,7 +45,7 @@ class PeColumn(wiring.Component):
     act_bits : int
         Width of the activations, two's complement.
     kinds : frozenset[WeightKind]
-        What the column must decode.
+        What the column must decode; other kinds get no hardware.
     group_max : int
         Elements of K in the largest group: sets the width of a dot product.
 
@@ -54,7 +54,13 @@ class PeColumn(wiring.Component):
     acts : ``In(stream)`` of ``[rows][lanes]`` activations
     weights : ``In(stream)`` of one step's codes (low bits of 8), their kind, the group's special-value
         select, and whether this step ends the group. A step is taken from both streams at once.
-    dots : ``Out(stream)`` of ``[rows]`` exact group dot products, one transfer a group
+    dots : ``Out(stream)`` of ``[rows]`` exact group dot products, one transfer a group. While one is not
+        taken, the column stands still.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of its domain.
     """
 
     acts: stream.Interface
@@ -63,6 +69,14 @@ class PeColumn(wiring.Component):
 
     def __init__(self, *, rows: int, lanes: int, act_bits: int, kinds: frozenset[WeightKind],
                  group_max: int):
+        if rows < 1 or lanes < 1:
+            raise ValueError(f"rows and lanes must be at least 1, not {rows} and {lanes}")
+        if act_bits not in (4, 8, 16):
+            raise ValueError(f"act_bits must be 4, 8 or 16, not {act_bits}")
+        if not kinds:
+            raise ValueError("kinds must name at least one WeightKind")
+        if group_max < lanes:
+            raise ValueError(f"group_max must be at least one step of {lanes} lanes, not {group_max}")
         self.rows, self.lanes, self.act_bits, self.kinds = rows, lanes, act_bits, kinds
         self.dot_bits = dot_bits(act_bits, kinds, group_max)
         step = data.StructLayout({

@@ -24,10 +24,11 @@ def decode_weight(m: Module, code, kind, select, kinds: frozenset[WeightKind], n
 
 
 class MacColumn(PeColumn):
-    """``dot = sum(act[i] * value(code[i]))`` with a multiplier per lane; every kind takes one cycle a step.
+    """``dot[r] = sum(act[r][k] * value(code[k]) for k in the group)`` with a multiplier per row and lane.
 
-    Codes are decoded to signed 8-bit integers once for all rows.
-    Latency ``3 + ceil(log4(lanes))``: operands, products, adder tree, accumulator.
+    Codes are decoded to signed 8-bit integers once for all rows. A product of 16 by 8 bits fits one DSP block
+    of an FPGA; its operands and the product sit in registers of their own.
+    Interval 1 for every kind; latency ``3 + ceil(log4(lanes))``: operands, products, adder tree, accumulator.
     """
 
     @classmethod

@@ -1,6 +1,6 @@
 """Rounding of float weights to a datatype, group by group, with 8-bit group scales.
 
-Two levels of scales (VS-Quant; BitMoD, Section III): a float32 scale per output channel, and per
+Two levels of scales (as in BitMoD, HPCA 2025, Table V): a float32 scale per output channel, and per
 group an unsigned 8-bit integer times it. Codes are rounded with the scale that the hardware will use.
 """
 
@@ -11,6 +11,9 @@ import numpy as np
 from wordline.pe.datatypes import AuxKind, WeightType
 
 _BLOCK = 1 << 20  # weights rounded at once, which bounds the temporary memory
+
+#: The hardware flushes subnormals to zero, so a channel scale is never smaller than this.
+_SMALLEST = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -56,28 +59,31 @@ def _nearest(ratio: np.ndarray, dtype: WeightType, select: int) -> tuple[np.ndar
 def _group_scales(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """8-bit scales and channel scale for float group scales [N, groups]."""
     top = scale.max(axis=1, keepdims=True)
-    channel = np.where(top > 0, top / 255.0, 1.0).astype(np.float32)
+    channel = np.where(top > 0, np.maximum(top / 255.0, _SMALLEST), 1.0).astype(np.float32)
     eight = np.clip(np.rint(scale / channel), 1, 255)
     return np.where(scale > 0, eight, 0).astype(np.uint8), channel
 
 
-def quantize(weights: np.ndarray, dtype: WeightType, group_size: int = 0) -> QuantTensor:
+def quantize(weights: np.ndarray, dtype: WeightType, group_size: int | None = None) -> QuantTensor:
     """Round W to `dtype`.
 
     Parameters
     ----------
     weights : float[N, K]
     group_size : int
-        Elements of K that share a scale; 0 for the whole row.
+        Elements of K that share a scale; None or 0 for the whole row. The last group may be shorter.
 
     Raises
     ------
     ValueError
-        W is not a matrix, or holds a value that is not finite (the position is named).
+        W is not a matrix or is empty, a value is not finite (the position is named), or the group size is
+        negative.
     """
     weights = np.asarray(weights, np.float32)
-    if weights.ndim != 2:
-        raise ValueError(f"weights must be a matrix, not of shape {weights.shape}")
+    if weights.ndim != 2 or weights.size == 0:
+        raise ValueError(f"weights must be a matrix with elements, not of shape {weights.shape}")
+    if group_size is not None and group_size < 0:
+        raise ValueError(f"group_size must be None or at least 0, not {group_size}")
     if not np.isfinite(weights).all():
         n, k = np.argwhere(~np.isfinite(weights))[0]
         raise ValueError(f"weight [{n}, {k}] is {weights[n, k]}, not a finite number")

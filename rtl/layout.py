@@ -22,7 +22,13 @@ def ceil_div(a: int, b: int) -> int:
 class TileLayout:
     """Sizes and offsets within one tile, in bytes unless named otherwise.
 
-    `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row).
+    `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row). `planes` is the bits
+    of a code.
+
+    Raises
+    ------
+    ValueError
+        The array's width does not suit bytes or the bus.
     """
 
     cols: int
@@ -35,6 +41,21 @@ class TileLayout:
     channel_scales: bool = True
     group_scales: bool = True
     transposed: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("cols", "lanes", "bus_bits"):
+            value = getattr(self, name)
+            if value < 8 or value % 8:
+                raise ValueError(f"{name} must be a positive multiple of 8, not {value}")
+        plane = self.cols * self.lanes
+        if plane % self.bus_bits and self.bus_bits % plane:
+            raise ValueError(f"a plane of cols*lanes = {plane} bits must divide the bus of {self.bus_bits} "
+                             "bits or be a multiple of it")
+        if not 1 <= self.planes <= 8:
+            raise ValueError(f"planes must be 1 to 8, not {self.planes}")
+        if self.steps < 1 or self.group_steps < 0:
+            raise ValueError(f"steps must be at least 1 and group_steps at least 0, not {self.steps} and "
+                             f"{self.group_steps}")
 
     def _padded(self, size: int) -> int:
         beat = self.bus_bits // 8
@@ -76,6 +97,10 @@ class TileLayout:
     def tile_bytes(self) -> int:
         return self.header_bytes + self.code_bytes
 
+    def matrix_bytes(self, channels: int) -> int:
+        """All tiles of a matrix of `channels` output channels."""
+        return ceil_div(channels, self.cols) * self.tile_bytes
+
     @property
     def tile_beats(self) -> int:
         return self.tile_bytes * 8 // self.bus_bits
@@ -93,10 +118,17 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
 
     Returns
     -------
-    uint8[tiles * tile_bytes]
+    uint8[layout.matrix_bytes(N)]
+
+    Raises
+    ------
+    ValueError
+        K is longer than the layout's steps.
     """
     n, k = codes.shape
     c, lanes = layout.cols, layout.lanes
+    if k > layout.steps * lanes:
+        raise ValueError(f"K = {k} is longer than {layout.steps} steps of {lanes} lanes")
     tiles = ceil_div(n, c)
 
     def tiled(a: np.ndarray, width: int) -> np.ndarray:

@@ -13,6 +13,11 @@ from wordline.pe.datatypes import KIND_BITS, WeightKind
 from wordline.pe.family import PeColumn, family
 
 PARAMETERS = json.loads(os.environ.get("PE_BENCH", "{}"))
+KINDS = PARAMETERS.get("kinds", ["INT8"])
+
+#: Probability that a stream holds back in a cycle: acts, weights, dots.
+STALLS = {"none": (0, 0, 0), "half": (0.5, 0.5, 0.5), "acts": (0.8, 0, 0), "weights": (0, 0.8, 0),
+          "dots": (0, 0, 0.9)}
 
 
 def column() -> PeColumn:
@@ -21,28 +26,30 @@ def column() -> PeColumn:
                                kinds=frozenset(WeightKind[k] for k in p["kinds"]), group_max=p["group_max"])
 
 
-def make_groups(rng: np.random.Generator, kind: WeightKind, n: int) -> list[tuple]:
-    """(acts[rows, K], codes[K], select) of random lengths, with extremes among them."""
+def make_groups(rng: np.random.Generator, kinds: list[WeightKind], n: int) -> list[tuple]:
+    """(acts[rows, K], codes[K], kind, select) of random lengths; some reach the ends of every range."""
     p = PARAMETERS
+    longest = p["group_max"] // p["lanes"]
     top = 1 << (p["act_bits"] - 1)
     groups = []
     for i in range(n):
-        steps = int(rng.choice([1, 2, 3, p["group_max"] // p["lanes"]]))
+        kind, extreme = kinds[i % len(kinds)], i // len(kinds) % 6
+        half = 1 << (KIND_BITS[kind] - 1)  # most negative integer, or the group's special value
+        steps = longest if extreme in (1, 2, 3) else int(rng.choice([1, 2, 3, 5, longest]))
         k = steps * p["lanes"]
         acts = rng.integers(-top, top, (p["rows"], k))
-        codes = rng.integers(0, 1 << KIND_BITS[kind], k).astype(np.uint8)
-        if i % 5 == 1:
-            acts[:] = -top
-            codes[:] = 1 << (KIND_BITS[kind] - 1)  # most negative integer, or the special value
-        elif i % 5 == 2:
-            codes = np.resize(np.arange(1 << KIND_BITS[kind], dtype=np.uint8), k)
-        groups.append((acts, codes, int(rng.integers(4))))
+        codes = rng.integers(0, 2 * half, k).astype(np.uint8)
+        if extreme in (1, 2, 3):
+            acts[:] = top - 1 if extreme == 2 else -top
+            codes[:] = half - 1 if extreme == 3 else half
+        elif extreme == 4:
+            codes = np.resize(np.arange(2 * half, dtype=np.uint8), k)
+        groups.append((acts, codes, kind, i // len(kinds) // 6 % 4))
     return groups
 
 
-async def bench(dut, kind: WeightKind, stall: float, n: int) -> tuple[list[int], list[int]]:
-    """Runs groups through the column; returns cycles of the last acceptance of each group and of each
-    result, and of every acceptance of a step through the list ``dut`` test functions inspect."""
+async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
+    """Runs n groups of kinds in turn through the column; without stalls, compares its timing too."""
     p = PARAMETERS
     pe = column()
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
@@ -51,15 +58,16 @@ async def bench(dut, kind: WeightKind, stall: float, n: int) -> tuple[list[int],
     acts_shape = pe.acts.payload.shape()
     step_shape = pe.weights.payload.shape()
     dot_shape = pe.dots.payload.shape()
-    groups = make_groups(rng, kind, n)
-    steps = []
-    for acts, codes, select in groups:
+    hold = dict(zip(("acts", "weights", "dots"), STALLS[stall], strict=True))
+    groups = make_groups(rng, kinds, n)
+    steps = []  # acts, weights, last, kind
+    for acts, codes, kind, select in groups:
         for s in range(0, codes.size, lanes):
             a = acts_shape.const([[int(v) for v in row[s : s + lanes]] for row in acts]).as_value().value
             w = step_shape.const({"codes": [int(c) for c in codes[s : s + lanes]], "kind": kind,
                                   "select": select, "last": s + lanes == codes.size}).as_value().value
-            steps.append((a, w, s + lanes == codes.size))
-    expected = [pe.reference(a, c, kind, s) for a, c, s in groups]
+            steps.append((a, w, s + lanes == codes.size, kind))
+    expected = [pe.reference(acts, codes, kind, select) for acts, codes, kind, select in groups]
 
     Clock(dut.clk, 10, unit="ns").start()
     dut.rst.value = 1
@@ -68,56 +76,58 @@ async def bench(dut, kind: WeightKind, stall: float, n: int) -> tuple[list[int],
     for _ in range(2):
         await RisingEdge(dut.clk)
     dut.rst.value = 0
-    accepted, results, taken = [], [], []
+    taken, results = [], []  # cycles in which a step and a result were transferred
     at = {"acts": 0, "weights": 0}
     offered = {"acts": False, "weights": False}
     held = None
     for cycle in range(200 * len(steps) + 200):
         for name, i in (("acts", 0), ("weights", 1)):
             # Once offered, a step stays until it is taken.
-            offered[name] |= dice.random() >= stall
+            offered[name] |= dice.random() >= hold[name]
             ok = offered[name] and at[name] < len(steps)
             dut[f"{name}__valid"].value = int(ok)
             if ok:
                 dut[f"{name}__payload"].value = steps[at[name]][i]
-        dut["dots__ready"].value = int(dice.random() >= stall)
+        dut["dots__ready"].value = int(dice.random() >= hold["dots"])
         await RisingEdge(dut.clk)  # values read below are those just before this edge
         moved = [int(dut[f"{n}__valid"].value) and int(dut[f"{n}__ready"].value) for n in at]
         assert moved[0] == moved[1], "a step must be taken from both streams at once"
         if moved[0]:
             taken.append(cycle)
-            if steps[at["acts"]][2]:
-                accepted.append(cycle)
             for name in at:
                 at[name] += 1
                 offered[name] = False
-        if int(dut["dots__valid"].value):
-            payload = int(dut["dots__payload"].value)
-            assert held in (None, payload), "a result changed before it was taken"
+        valid, payload = int(dut["dots__valid"].value), int(dut["dots__payload"].value)
+        assert held is None or (valid and payload == held), "a result changed before it was taken"
+        held = None
+        if valid and not int(dut["dots__ready"].value):
             held = payload
-            if int(dut["dots__ready"].value):
-                held = None
-                got = [int(dot_shape.from_bits(payload)[r]) for r in range(rows)]
-                want = [int(v) for v in expected[len(results)]]
-                assert got == want, f"group {len(results)}: {got} not {want}"
-                results.append(cycle)
-                if len(results) == len(groups):
-                    break
+        elif valid:
+            assert len(results) < len(groups), "a result too many"
+            got = [int(dot_shape.from_bits(payload)[r]) for r in range(rows)]
+            want = [int(v) for v in expected[len(results)]]
+            assert got == want, f"group {len(results)} of {groups[len(results)][2].name}: {got} not {want}"
+            results.append(cycle)
+        if len(results) == len(groups) and cycle > results[-1] + 20:
+            break
     assert len(results) == len(groups), f"only {len(results)} of {len(groups)} groups came out"
-    bench.taken = taken
-    return accepted, results
+    if stall == "none":
+        for (*_, kind), a, b in zip(steps, taken, taken[1:], strict=False):
+            assert b - a == pe.timing(kind, lanes).interval, f"{kind.name}: {b - a} cycles between steps"
+        ends = [cycle for (_, _, last, _), cycle in zip(steps, taken, strict=True) if last]
+        for (_, _, kind, _), a, b in zip(groups, ends, results, strict=True):
+            assert b - a == pe.timing(kind, lanes).latency, f"{kind.name}: {b - a} cycles from end to result"
 
 
 @cocotb.test()
-@cocotb.parametrize(kind=PARAMETERS.get("kinds", ["INT8"]), stall=[0.0, 0.5])
+@cocotb.parametrize(kind=KINDS, stall=["none", "half"])
 async def dot_products(dut, kind, stall):
-    await bench(dut, WeightKind[kind], stall, 40)
+    await bench(dut, [WeightKind[kind]], stall, 30)
 
 
 @cocotb.test()
-@cocotb.parametrize(kind=PARAMETERS.get("kinds", ["INT8"]))
-async def measured_timing_equals_declared(dut, kind):
-    accepted, results = await bench(dut, WeightKind[kind], 0.0, 12)
-    timing = column().timing(WeightKind[kind], PARAMETERS["lanes"])
-    assert {b - a for a, b in zip(accepted, results, strict=True)} == {timing.latency}
-    assert {b - a for a, b in zip(bench.taken, bench.taken[1:], strict=False)} == {timing.interval}
+@cocotb.parametrize(stall=list(STALLS))
+async def groups_of_every_kind_in_turn(dut, stall):
+    kinds = [WeightKind[k] for k in KINDS]
+    random.Random(cocotb.RANDOM_SEED).shuffle(kinds)
+    await bench(dut, kinds, stall, 40)

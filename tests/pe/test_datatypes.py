@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, decode_table
+from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, act_max, decode_table
 from wordline.pe.quantize import dequantize, quantize
 from wordline.rtl.layout import TileLayout, pack, unpack
 
@@ -25,6 +25,23 @@ def test_codebooks_are_those_of_the_paper():
         assert list(fp3.codebook(select)[0]) == sorted([-4, -2, -1, 0, 1, 2, 4, special])
     assert list(WEIGHT_TYPES["int3"].codebook()[0]) == [-3, -2, -1, 0, 1, 2, 3]
     assert list(decode_table(WEIGHT_TYPES["int2"].kind)) == [0, 1, -2, -1]
+
+
+def test_stored_asymmetric_codes_mean_q_minus_z():
+    for bits in (8, 6, 4, 3, 2):
+        dtype, half = WEIGHT_TYPES[f"int{bits}_asym"], 1 << (bits - 1)
+        assert dtype.kind == WEIGHT_TYPES[f"int{bits}"].kind
+        q, z = np.meshgrid(np.arange(1 << bits), np.arange(1 << bits))
+        codes = (q - half & (1 << bits) - 1).astype(np.uint8)
+        assert (dtype.decode(codes, z - half) == q - half).all()
+        assert (dtype.values(codes, z - half) == q - z).all()
+
+
+def test_largest_magnitudes():
+    largest = {"int8": 127, "int6": 31, "int4": 7, "int3": 3, "int2": 1, "bitmod_fp4": 16, "bitmod_fp3": 6}
+    largest |= {f"int{b}_asym": 2**b - 1 for b in (8, 6, 4, 3, 2)}
+    assert {name: t.max_abs for name, t in WEIGHT_TYPES.items()} == largest
+    assert [act_max(bits) for bits in (4, 8, 16)] == [7, 127, 32767]
 
 
 def test_gaussian_error_agrees_with_the_published_figures():
@@ -49,6 +66,88 @@ def test_rounding_is_to_the_nearest_value_of_the_group(name):
             values = values[values >= -values.max()]
         choices = values * float(q.scales[n, g]) * float(q.channel_scale[n])
         assert abs(d[n, k] - w[n, k]) <= np.abs(choices - w[n, k]).min() + 1e-6
+
+
+@pytest.mark.parametrize("name", WEIGHT_TYPES)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 90), group=st.sampled_from([0, 8, 32]),
+       magnitude=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]), shift=st.sampled_from([0.0, 2.0]))
+def test_error_is_at_most_half_the_widest_gap(name, seed, k, group, magnitude, shift):
+    """Nothing lands beyond half a gap of its codebook, but for what rounding a scale or zero point moves."""
+    dtype = WEIGHT_TYPES[name]
+    rng = np.random.default_rng(seed)
+    w = ((rng.standard_normal((3, k)) + shift) * magnitude).astype(np.float32)
+    q = quantize(w, dtype, group)
+    of = np.arange(k) // q.group_size
+    step = q.scales[:, of] * q.channel_scale[:, None].astype(np.float64)
+    aux = np.zeros_like(q.scales, np.int8) if q.aux is None else q.aux
+    low, high, gap = np.empty((3, k)), np.empty((3, k)), np.empty((3, k))
+    for n in range(3):
+        for i in range(k):
+            values = np.sort(dtype.values(np.arange(1 << dtype.bits, dtype=np.uint8), aux[n, of[i]]))
+            values = values[values >= -values[-1]] if dtype.aux is AuxKind.NONE else values
+            low[n, i], high[n, i], gap[n, i] = values[0], values[-1], np.diff(values).max()
+    outside = np.maximum(np.maximum(low * step - w, w - high * step), 0)
+    error = np.abs(dequantize(q).astype(np.float64) - w)
+    rounding = np.abs(w) * 2.0**-23  # of float32 results
+    assert (error <= np.maximum(gap / 2 * step, outside) + rounding).all()
+    # A scale is rounded by at most half of channel_scale, and a zero point, if there is one, by half a
+    # step; with a zero point all of it may end up on one side.
+    if dtype.aux is AuxKind.ZERO:
+        most = (high - low) * q.channel_scale[:, None] / 2 + step / 2
+    else:
+        most = high * q.channel_scale[:, None] / 2
+    if dtype.aux is not AuxKind.SELECT:  # one special value leaves the other side of zero to saturate
+        assert (outside <= most + rounding).all()
+
+
+@pytest.mark.parametrize("name", [n for n, t in WEIGHT_TYPES.items() if t.aux is not AuxKind.SELECT])
+def test_a_grid_is_reproduced_exactly(name):
+    """Weights that are values of the type times a power of two come back bit for bit."""
+    dtype = WEIGHT_TYPES[name]
+    rng = np.random.default_rng(3)
+    top = (1 << dtype.bits) - 1 if dtype.aux else dtype.max_abs
+    w = rng.integers(0 if dtype.aux else -top, top + 1, (6, 128)).astype(np.float32)
+    if dtype.aux:
+        w -= rng.integers(0, top + 1, (6, 1))
+        w[:, ::64], w[:, 1::64] = w.min(1, keepdims=True), w.min(1, keepdims=True)
+        lowest = np.minimum(w.min(1, keepdims=True), 0)
+        w[:, ::64], w[:, 1::64] = lowest, lowest + top
+    else:
+        w[:, ::64] = top
+    w *= 255 * 2.0**-12  # channel_scale = 2^-12, group scale 255
+    q = quantize(w, dtype, 64)
+    assert (q.channel_scale == 2.0**-12).all() and (q.scales == 255).all()
+    assert (dequantize(q) == w).all()
+
+
+def test_three_bit_bitmod_beats_three_bit_integers_on_any_seed():
+    for seed in range(3):
+        w = np.random.default_rng(seed).standard_normal((16, 2048)).astype(np.float32)
+        assert nmse("bitmod_fp3", w) < nmse("int3_asym", w) < nmse("int3", w)
+        assert nmse("bitmod_fp4", w) < nmse("int4_asym", w) < nmse("int4", w)
+
+
+@pytest.mark.parametrize("name", WEIGHT_TYPES)
+def test_tiny_weights_keep_a_normal_channel_scale(name):
+    # The hardware would read a subnormal scale as zero.
+    for size in (1e-40, 1.4e-45, 2.0**-126):
+        q = quantize(np.full((2, 16), size, np.float32), WEIGHT_TYPES[name], 8)
+        assert (q.channel_scale >= np.finfo(np.float32).tiny).all() and (q.scales >= 1).all()
+        assert (np.abs(dequantize(q) - np.float32(size)) <= 2.0**-126).all()
+
+
+def test_what_cannot_be_quantised_is_refused():
+    int4 = WEIGHT_TYPES["int4"]
+    with pytest.raises(ValueError, match=r"matrix with elements, not of shape \(0, 4\)"):
+        quantize(np.zeros((0, 4)), int4)
+    with pytest.raises(ValueError, match=r"not of shape \(4,\)"):
+        quantize(np.zeros(4), int4)
+    with pytest.raises(ValueError, match="group_size must be None or at least 0, not -1"):
+        quantize(np.zeros((2, 4)), int4, -1)
+    with pytest.raises(ValueError, match=r"weight \[0, 3\] is inf"):
+        quantize(np.array([[0, 1, 2, np.inf]]), int4)
+    assert quantize(np.ones((2, 6)), int4).scales.shape == (2, 1)
 
 
 def test_zero_groups_and_bad_weights():
@@ -78,7 +177,8 @@ def test_layout_round_trip(data):
     w = np.random.default_rng(n * k).standard_normal((n, k)).astype(np.float32)
     q = quantize(w, dtype, group_steps * lanes)
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
-    assert raw.size == -(-n // cols) * layout.tile_bytes and layout.tile_bytes % (bus // 8) == 0
+    assert raw.size == layout.matrix_bytes(n) == -(-n // cols) * layout.tile_bytes
+    assert layout.tile_bytes % (bus // 8) == 0
     codes, scales, aux, channel = unpack(layout, raw)
     assert (codes[:n, :k] == q.codes).all() and not codes[n:].any() and not codes[:, k:].any()
     assert (scales[:n] == q.scales).all() and (channel[:n] == q.channel_scale).all()
@@ -101,3 +201,33 @@ def test_layout_bit_by_bit():
     start = 56 + (1 * 3 + 2) * 16  # step 1, plane 2
     bit = 5 * 16 + 9  # column 5, lane 9
     assert tile[start + bit // 8] >> (bit % 8) & 1 == codes[8 + 5, 16 + 9] >> 2 & 1
+
+
+def test_layout_transposed_bit_by_bit():
+    layout = TileLayout(cols=8, lanes=16, bus_bits=512, planes=4, steps=3, group_scales=False,
+                        channel_scales=False, transposed=True)
+    codes = np.random.default_rng(4).integers(0, 16, (8, 48)).astype(np.uint8)
+    raw = pack(layout, codes)
+    assert layout.header_bytes == 0 and raw.size == 192  # 12 planes of 16 bytes fill 3 beats of 64
+    start, bit = (2 * 4 + 3) * 16, 9 * 8 + 5  # step 2, plane 3; lane 9, column 5
+    assert raw[start + bit // 8] >> (bit % 8) & 1 == codes[5, 32 + 9] >> 3 & 1
+    assert (unpack(layout, raw)[0] == codes).all()
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"cols": 12}, "cols must be a positive multiple of 8, not 12"),
+    ({"lanes": 24, "bus_bits": 256}, "a plane of cols.lanes = 192 bits must divide the bus of 256 bits"),
+    ({"planes": 9}, "planes must be 1 to 8, not 9"),
+    ({"steps": 0}, "steps must be at least 1"),
+])
+def test_impossible_layouts_are_refused(change, message):
+    possible = {"cols": 8, "lanes": 8, "bus_bits": 64, "planes": 4, "steps": 4}
+    with pytest.raises(ValueError, match=message):
+        TileLayout(**possible | change)
+
+
+def test_more_weights_than_the_layout_holds_are_refused():
+    layout = TileLayout(cols=8, lanes=8, bus_bits=64, planes=4, steps=2, channel_scales=False,
+                        group_scales=False)
+    with pytest.raises(ValueError, match="K = 17 is longer than 2 steps of 8 lanes"):
+        pack(layout, np.zeros((8, 17), np.uint8))

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Group dequantiser against integer arithmetic, at full rate, with the latency it declares."""
 
 import numpy as np
@@ -16,11 +17,14 @@ def test_scales_groups_at_full_rate(rate, asymmetric):
     dot = rng.integers(-(1 << 19), 1 << 19, (n, 2))
     xsum = rng.integers(-(1 << 13), 1 << 13, (n, 2))
     scale, zero = rng.integers(0, 256, n), rng.integers(-128, 128, n)
-    dot[0], xsum[0], scale[0], zero[0] = -(1 << 19), 1 << 13 - 1, 255, -128
+    dot[0], xsum[0], scale[0], zero[0] = -(1 << 19), (1 << 13) - 1, 255, -128
     dot[1], xsum[1], scale[1], zero[1] = (1 << 19) - 1, -(1 << 13), 255, -128
     starts, dones = [], []
+    gaps = np.where(np.arange(n) < n // 2, 0, rng.integers(0, 4, n))  # full rate, then pauses
+    clock = 0
 
     async def drive(ctx):
+        nonlocal clock
         for i in range(n):
             ctx.set(unit.start, 1)
             ctx.set(unit.dot, [int(v) for v in dot[i]])
@@ -28,14 +32,17 @@ def test_scales_groups_at_full_rate(rate, asymmetric):
             ctx.set(unit.scale, int(scale[i]))
             ctx.set(unit.zero, int(zero[i]))
             ctx.set(unit.tag, i & 3)
-            starts.append(i * (8 // rate))
+            starts.append(clock)
             await ctx.tick()
             ctx.set(unit.start, 0)
             ctx.set(unit.dot, [0, 0])
-            await ctx.tick().repeat(8 // rate - 1) if rate < 8 else None
+            wait = 8 // rate - 1 + int(gaps[i])
+            if wait:
+                await ctx.tick().repeat(wait)
+            clock += 1 + wait
 
     async def check(ctx):
-        for cycle in range(n * 8 // rate + 40):
+        for cycle in range(n * (8 // rate + 2) + 80):
             if ctx.get(unit.done):
                 i = len(dones)
                 want = unit.reference(dot[i], xsum[i], scale[i], zero[i] if asymmetric else 0)
@@ -50,6 +57,11 @@ def test_scales_groups_at_full_rate(rate, asymmetric):
     sim.add_testbench(check)
     sim.run()
     assert [b - a for a, b in zip(starts, dones, strict=True)] == [unit.latency] * n
+
+
+def test_other_rates_are_refused():
+    with pytest.raises(ValueError, match="rate must be 1, 2, 4 or 8 bits per cycle, not 3"):
+        GroupDequant(rows=1, dot_bits=20, sum_bits=14, rate=3, asymmetric=False)
 
 
 def test_rate_keeps_up_with_the_shortest_group():

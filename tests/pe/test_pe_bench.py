@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Every family through the common bench (tests/cosim/tb_pe_column.py)."""
 
 import json
@@ -6,17 +7,46 @@ import pytest
 from amaranth.back import verilog
 from runner import run_cocotb
 
+from wordline.pe.bit_serial import TERMS
 from wordline.pe.datatypes import WeightKind
 from wordline.pe.family import FAMILIES, family
 
-SHAPES = [{"rows": 1, "lanes": 4, "act_bits": 8}, {"rows": 2, "lanes": 8, "act_bits": 16}]
+ALL = [kind.name for kind in WeightKind]
+SHAPES = {
+    "1x4a8": {"rows": 1, "lanes": 4, "act_bits": 8, "kinds": ALL, "group_max": 64},
+    "2x8a16": {"rows": 2, "lanes": 8, "act_bits": 16, "kinds": ALL, "group_max": 64},
+    # An adder tree that is not full, and only two decoders.
+    "3x5a4": {"rows": 3, "lanes": 5, "act_bits": 4, "kinds": ["INT4", "FP3"], "group_max": 35},
+}
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s['rows']}x{s['lanes']}a{s['act_bits']}")
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, shape, tmp_path):
-    kinds = list(WeightKind)
-    column = family(name)(**shape, kinds=frozenset(kinds), group_max=64)
-    parameters = shape | {"family": name, "kinds": [k.name for k in kinds], "group_max": 64}
+    parameters = SHAPES[shape] | {"family": name}
+    kinds = frozenset(WeightKind[k] for k in parameters["kinds"])
+    column = family(name)(**SHAPES[shape] | {"kinds": kinds})
     text = verilog.convert(column, name="column", emit_src=False)
     run_cocotb(text, "column", "tb_pe_column", tmp_path, env={"PE_BENCH": json.dumps(parameters)})
+
+
+def test_cycles_per_step_are_those_of_the_paper():
+    # BitMoD, Section IV-B: four weights take 4 cycles at INT8, 3 at INT6, 2 at FP4 and FP3. Radix-4 Booth
+    # takes a digit for two bits of the others.
+    cycles = {"INT8": 4, "INT6": 3, "INT4": 2, "INT3": 2, "INT2": 1, "FP4": 2, "FP3": 2}
+    assert {kind.name: terms for kind, terms in TERMS.items()} == cycles
+    for kind in WeightKind:
+        assert family("bit_serial").timing(kind, 4).interval == cycles[kind.name]
+        assert family("mac").timing(kind, 4).interval == 1
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"lanes": 0}, "lanes must be at least 1, not 1 and 0"),
+    ({"act_bits": 12}, "act_bits must be 4, 8 or 16, not 12"),
+    ({"kinds": frozenset()}, "at least one WeightKind"),
+    ({"group_max": 2}, "at least one step of 4 lanes, not 2"),
+])
+def test_impossible_columns_are_refused(change, message):
+    possible = {"rows": 1, "lanes": 4, "act_bits": 8, "kinds": frozenset(WeightKind), "group_max": 64}
+    with pytest.raises(ValueError, match=message):
+        family("mac")(**possible | change)
