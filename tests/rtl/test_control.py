@@ -186,3 +186,35 @@ def test_counters_run_with_the_program_and_restart_with_it():
                 assert await master.read(Csr.ENDED + 4 * u) == ended[u]
 
     simulate(bench)
+
+
+def test_an_answer_waits_for_the_master():
+    async def bench(ctx, dut):
+        bus = dut.bus
+        ctx.set(bus.awaddr, Csr.ARGUMENT1)
+        for value, taken in [(5, True), (6, False), (6, False)]:
+            ctx.set(bus.wdata, value)
+            ctx.set(bus.awvalid, 1)
+            ctx.set(bus.wvalid, 1)
+            assert ctx.get(bus.awready) == ctx.get(bus.wready) == taken
+            await ctx.tick()
+            assert ctx.get(bus.bvalid) and ctx.get(dut.arguments[0]) == 5
+        ctx.set(bus.bready, 1)
+        assert ctx.get(bus.awready)
+        await ctx.tick()
+        assert ctx.get(bus.bvalid) and ctx.get(dut.arguments[0]) == 6
+        ctx.set(bus.awvalid, 0)
+        await ctx.tick()
+        assert not ctx.get(bus.bvalid)
+
+        ctx.set(bus.arvalid, 1)
+        for address, taken in [(Csr.ARGUMENT1, True), (Csr.ARGUMENT2, False), (Csr.ARGUMENT2, False)]:
+            ctx.set(bus.araddr, address)
+            assert ctx.get(bus.arready) == taken
+            await ctx.tick()
+            assert ctx.get(bus.rvalid) and ctx.get(bus.rdata) == 6
+        ctx.set(bus.rready, 1)
+        await ctx.tick()
+        assert ctx.get(bus.rvalid) and ctx.get(bus.rdata) == 0
+
+    simulate(bench)

@@ -86,7 +86,8 @@ def random_program(rng: random.Random) -> list[int]:
                                 Operation.ANDI, Operation.MULI, Operation.MIN])
         value = rng.choice([*EXTREMES, rng.getrandbits(16), rng.randrange(32), -rng.getrandbits(38)])
         # Register 14 counts the loop.
-        return control(operation, rd=rng.choice([0, *range(1, 14), 15]), ra=some(), rb=some(), value=value)
+        return control(operation, rd=rng.choice([0, *range(1, 14), 15]), ra=some(), rb=some(),
+                       value=(value, some()))  # no register is added to it
 
     def show():
         unit = rng.choice([Unit.STREAM, Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.LOAD])
@@ -240,6 +241,37 @@ def test_random_programs(seed, slow):
             {k: v for k, v in f.items() if k != "unit"} for f in want[unit]]
 
 
+@pytest.mark.parametrize("operation", [Operation.ADDI, Operation.ADD, Operation.SUB, Operation.SHL,
+                                       Operation.SHR, Operation.ANDI, Operation.MULI, Operation.MIN])
+def test_operations_at_their_limits(operation):
+    """Results wrap to 40 bits; MULI takes exactly 24 and 16 bits, shifts exactly 5."""
+    pairs = [((1 << 39) - 1, -1), (-(1 << 39), -1), ((1 << 39) - 1, (1 << 39) - 1), (0xFFFFFF, 0xFFFF),
+             (0x1000001, 0x10001), (-1, 31), (1, 32), (-(1 << 39), 33), (5, 5), (0x5A5A5A5A5A, -0x123456789)]
+    program = []
+    for x, y in pairs:
+        program += [control(Operation.ADDI, rd=5, value=x), control(Operation.ADDI, rd=6, value=y),
+                    control(operation, rd=7, ra=5, rb=6, value=y), encode(Unit.STREAM, {"address": (0, 7)})]
+    bench = Bench()
+    bench.simulate((program + [END], [0] * 4, None))
+    want = [f["address"] for _, f in interpret(program + [END], [0] * 4)]
+    assert [f["address"] for _, f in bench.handed] == want
+
+
+@pytest.mark.parametrize("branch", [Operation.BEQ, Operation.BNE, Operation.BLT, Operation.BGE])
+def test_branches_compare_signed(branch):
+    pairs = [(0, 0), (-1, 0), (0, -1), (-1, -1), ((1 << 39) - 1, -(1 << 39)), (-(1 << 39), (1 << 39) - 1)]
+    program = []
+    for i, (x, y) in enumerate(pairs):
+        program += [control(Operation.ADDI, rd=5, value=x), control(Operation.ADDI, rd=6, value=y),
+                    control(branch, ra=5, rb=6, target=len(program) + 4),
+                    encode(Unit.STREAM, {"address": i})]
+    bench = Bench()
+    bench.simulate((program + [END], [0] * 4, None))
+    want = [f["address"] for _, f in interpret(program + [END], [0] * 4)]
+    assert 0 < len(want) < len(pairs)
+    assert [f["address"] for _, f in bench.handed] == want
+
+
 def test_cycles_are_fixed():
     """Straight code, branches taken and not, and the end, all to the cycle."""
     program = [
@@ -309,6 +341,25 @@ def test_starts_afresh_with_new_arguments():
     assert last_stream(bench) == 0 and len(bench.handed) == 1
 
 
+@pytest.mark.parametrize("latency", range(1, 9))
+def test_a_loaded_register_and_a_computed_one_in_the_same_cycle(latency):
+    program = [encode(Unit.LOAD, {"element": LoadFormat.REGISTER, "register": 5, "address": 36,
+                                  "signal": 1 << Unit.CONTROL})]
+    program += [control(Operation.ADDI, rd=r, value=r) for r in range(6, 10)]
+    program += [control(Operation.SYNC, wait=1 << Unit.LOAD)]
+    program += [encode(Unit.STREAM, {"address": (0, r)}) for r in range(5, 10)] + [END]
+    bench = Bench(latency=latency)
+    bench.simulate((program, [0] * 4, None))
+    assert [f["address"] for unit, f in bench.handed if unit == Unit.STREAM] == [dram(36), 6, 7, 8, 9]
+
+
+def test_nothing_beyond_the_program_is_fetched():
+    bench = Bench()
+    (error, *_), = bench.simulate(([encode(Unit.VECTOR, {})], [0] * 4, None))
+    assert error == ErrorCode.ILLEGAL_INSTRUCTION
+    assert [unit for unit, _ in bench.handed] == [Unit.VECTOR]
+
+
 VECTOR_WAITS = encode(Unit.VECTOR, {"wait": 1 << Unit.STORE})
 OVERFLOW = [control(Operation.ADDI, rd=5, value=256),
             control(Operation.SYNC, signal=1 << Unit.LOAD),
@@ -341,8 +392,9 @@ def test_errors_stop_the_program_and_the_next_one_runs(program, length, fail, er
             self.fail = fail if program is not good else None
             return await super()._run(ctx, program, arguments, length)
 
-    bench = Recover(latency=6)
+    bench = Recover(latency=60)
     first, second = bench.simulate((program, [0] * 4, length), (good, [0, 4, 0, 0], None))
     assert first[:2] == (error, code)
+    assert first[2] < 400 or error == ErrorCode.SEMAPHORE_OVERFLOW
     assert second[:2] == (ErrorCode.NONE, 0)
     assert [(unit, f["dst"]) for unit, f in bench.handed] == [(Unit.VECTOR, 9)]
