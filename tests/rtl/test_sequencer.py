@@ -317,7 +317,7 @@ def test_semaphores_order_units_and_the_sequencer():
     load, first, second, store, matmul = bench.starts
     assert first == load + 20 + 1 and second == first + 21
     assert store == second + 20 + 1
-    # SYNC executes one cycle after the end; two cycles on MATMUL is queued if it was fetched by then.
+    # SYNC executes one cycle after the end, and MATMUL is fetched in the next.
     assert matmul == second + 20 + 1 + CYCLES + 1
 
 
@@ -361,8 +361,8 @@ def test_nothing_beyond_the_program_is_fetched():
 
 
 VECTOR_WAITS = encode(Unit.VECTOR, {"wait": 1 << Unit.STORE})
-OVERFLOW = [control(Operation.ADDI, rd=5, value=256),
-            control(Operation.SYNC, signal=1 << Unit.LOAD),
+OVERFLOW = [control(Operation.ADDI, rd=5, value=64),
+            *[control(Operation.SYNC, signal=1 << Unit.LOAD)] * 4,
             control(Operation.ADDI, rd=5, ra=5, value=-1),
             control(Operation.BNE, ra=5, target=1)] + [END]
 

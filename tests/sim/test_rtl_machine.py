@@ -26,14 +26,14 @@ VECTOR a_source=IMMEDIATE len=1 immediate=0x3f800000 destination=SCALAR dst=3
 CONTROL operation=SYNC wait=LOAD
 again:
 LOAD address=8192 count=37 signal=VECTOR
-VECTOR wait=LOAD len=37 a_source=IMMEDIATE multiply=B b_source=L immediate=0x40000000 addend=SCALAR addend_scalar=3 destination=S dst=2 signal=STORE
+VECTOR len=37 a_source=IMMEDIATE multiply=B b_source=L immediate=0x40000000 addend=SCALAR {more}
 STORE wait=VECTOR address=8192 src=2 count=37 signal=CONTROL
 CONTROL operation=ADDI rd=5 ra=5 value=-1 wait=STORE
 CONTROL operation=BNE ra=5 rb=0 target=again
 CONTROL operation=MULI rd=6 ra=1 value=3
 STORE address=12288+r6 src=2 count=3
 CONTROL operation=END
-"""
+""".format(more="addend_scalar=3 destination=S dst=2 wait=LOAD signal=STORE")
 
 STARVED = "MATMUL rows=1 tiles=3 steps=8 groups=1 planes=8\nVECTOR wait=MATMUL\n"
 
