@@ -87,9 +87,8 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
 class BitSerialColumn(PeColumn):
     """``dot[r] = sum(+-(act[r][k] << exp) << significance)`` over the terms of the codes of a group.
 
-    Shifters and adders, no multiplier.
-
-    The encoder is shared by the rows, as BitMoD shares it down a PE column (Fig. 5).
+    Shifters and adders, no multiplier. The encoder is shared by the rows, as BitMoD shares it down a PE
+    column (Fig. 5).
     Interval ``TERMS[kind]``; latency ``4 + TERMS[kind] + ceil(log4(lanes))``: operands, one term after the
     other, term, addend, adder tree, significance, accumulator.
     """
