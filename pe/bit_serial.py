@@ -8,7 +8,7 @@ integers, so the alignment of exponents falls away and the dot product is exact.
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 
 from wordline.pe.datatypes import (
@@ -30,9 +30,9 @@ _FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_M
 class Term(data.Struct):
     """One signed power of two; the term is zero where `man` is."""
 
-    sign: 1
-    exp: 2
-    man: 1
+    sign: unsigned(1)
+    exp: unsigned(2)
+    man: unsigned(1)
 
 
 def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value,
