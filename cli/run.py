@@ -47,6 +47,7 @@ def _rtl(generator: Generator, config: Config, stream: TextStream, *, stalls: fl
 
 
 def _accuracy_line(model: Model, config: Config) -> tuple[str, dict]:
+    say("measuring accuracy on the held-out text")
     a = held_out_accuracy(model, config.types)
     t = config.types
     line = (f"held-out perplexity per token ({a.tokens} tokens): float {a.float_perplexity:.3f}, "

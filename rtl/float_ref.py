@@ -79,16 +79,24 @@ def int_to_float(x: np.ndarray) -> np.ndarray:
 
 def row_sum(x: np.ndarray) -> np.float32:
     """Sum of a vector in the canonical order, which no number of lanes changes."""
-    x = np.asarray(x, np.float32)
-    padded = np.zeros(-(-max(x.size, 1) // SUM_WIDTH) * SUM_WIDTH, np.float32)
-    padded[: x.size] = x
-    partial = np.zeros(SUM_WIDTH, np.float32)
-    for block in padded.reshape(-1, SUM_WIDTH):
-        partial = add(partial, block)
-    while partial.size > 1:
-        half = partial.size // 2
-        partial = add(partial[:half], partial[half:])
-    return np.float32(partial[0])
+    return np.float32(row_sums(np.asarray(x, np.float32)))
+
+
+def row_sums(x: np.ndarray) -> np.ndarray:
+    """`row_sum` along the last axis: float32[..., N] to float32[...].
+
+    The last block is filled up with -0, the number that changes no partial sum, not even a sum of -0.
+    """
+    blocks = -(-x.shape[-1] // SUM_WIDTH)
+    padded = np.full((*x.shape[:-1], blocks * SUM_WIDTH), -0.0, np.float32)
+    padded[..., : x.shape[-1]] = x
+    partial = np.zeros((*x.shape[:-1], SUM_WIDTH), np.float32)
+    for start in range(0, blocks * SUM_WIDTH, SUM_WIDTH):
+        partial = add(partial, padded[..., start : start + SUM_WIDTH])
+    while partial.shape[-1] > 1:
+        half = partial.shape[-1] // 2
+        partial = add(partial[..., :half], partial[..., half:])
+    return partial[..., 0]
 
 
 # Special functions: piecewise quadratics in fixed point.

@@ -1,13 +1,12 @@
 """MATMUL: the array, its front end that takes tiles from the weight stream, and its drain."""
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
-from wordline.pe.family import adder_tree
+from wordline.pe.act_sum import ActSum
 from wordline.rtl.beat_memory import BeatMemory
 from wordline.rtl.column import Column, ColumnPlan, place_column
 from wordline.rtl.config import Config
@@ -234,9 +233,15 @@ class MatmulUnit(wiring.Component):
         ]
         select_word = auxes.data.word_select(held_group[:2], 2 * cols)
 
-        xsum = Const(0, a.rows * plan.sum_bits)
+        xsum: Value = Const(0, a.rows * plan.sum_bits)
         if plan.asymmetric:
-            xsum = self._activation_sums(m, plan, taken, group_last, lead.dot_valid)
+            m.submodules.act_sum = act_sum = ActSum(
+                rows=a.rows, lanes=lanes, act_bits=a.act_bits, group_max=a.group_max)
+            m.d.comb += [
+                act_sum.steps.valid.eq(taken), act_sum.steps.payload.acts.eq(self.act.data),
+                act_sum.steps.payload.last.eq(group_last), act_sum.xsum.ready.eq(lead.dot_valid),
+            ]
+            xsum = act_sum.xsum.payload.as_value()
         for c, column in enumerate(columns):
             m.d.comb += [
                 column.step.eq(offer), column.acts.eq(self.act.data),
@@ -267,31 +272,3 @@ class MatmulUnit(wiring.Component):
                 done_tiles.eq(0), issue_parity.eq(0), result_parity.eq(0),
             ]
         return m
-
-    def _activation_sums(self, m: Module, plan: ColumnPlan, taken: Value, last: Value,
-                         pop: Value) -> Value:
-        """Sums of each row's activations over a group, kept until the group's dot products appear."""
-        a = self.config.array
-        sums = []
-        levels = 0
-        for r in range(a.rows):
-            word = self.act.data.word_select(r, a.lanes * a.act_bits)
-            terms = [word.word_select(i, a.act_bits).as_signed() for i in range(a.lanes)]
-            total, levels = adder_tree(m, terms, Const(1), f"xsum_{r}")
-            sums.append(total)
-        valid, end = Signal(levels), Signal(levels)
-        m.d.sync += [valid.eq((valid << 1) | taken), end.eq((end << 1) | last)]
-        first = Signal(init=1)
-        m.submodules.xsums = fifo = SyncFIFO(width=a.rows * plan.sum_bits, depth=16)
-        push = Signal()
-        accs = []
-        with m.If(valid[-1]):
-            m.d.sync += first.eq(end[-1])
-        for r, total in enumerate(sums):
-            acc = Signal(signed(plan.sum_bits), name=f"xsum_acc_{r}")
-            with m.If(valid[-1]):
-                m.d.sync += acc.eq(Mux(first, 0, acc) + total)
-            accs.append(acc)
-        m.d.sync += push.eq(valid[-1] & end[-1])
-        m.d.comb += [fifo.w_en.eq(push), fifo.w_data.eq(Cat(accs)), fifo.r_en.eq(pop)]
-        return fifo.r_data

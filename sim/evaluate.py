@@ -57,20 +57,6 @@ def float_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     return norm(x, model.tensors["model.norm.weight"]) @ model.head.T.astype(np.float64)
 
 
-def _row_sums(x: np.ndarray) -> np.ndarray:
-    """`float_ref.row_sum` of every row."""
-    n = -(-x.shape[-1] // ref.SUM_WIDTH) * ref.SUM_WIDTH
-    padded = np.zeros((*x.shape[:-1], n), F)
-    padded[..., : x.shape[-1]] = x
-    partial = np.zeros((*x.shape[:-1], ref.SUM_WIDTH), F)
-    for start in range(0, n, ref.SUM_WIDTH):
-        partial = ref.add(partial, padded[..., start : start + ref.SUM_WIDTH])
-    while partial.shape[-1] > 1:
-        half = partial.shape[-1] // 2
-        partial = ref.add(partial[..., :half], partial[..., half:])
-    return partial
-
-
 def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers of each row and float32 scales [..., 1]."""
     scale = ref.mul(np.abs(x).max(-1, keepdims=True), F(1.0 / act_max(bits)))
@@ -118,7 +104,7 @@ class HardwareModel:
         x = ref.mul(self.embedding_scale[ids], self.embedding[ids])
 
         def norm(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
-            mean = ref.add(ref.mul(_row_sums(ref.mul(x, x)), F(1.0 / c.width)), F(c.norm_eps))
+            mean = ref.add(ref.mul(ref.row_sums(ref.mul(x, x))[:, None], F(1.0 / c.width)), F(c.norm_eps))
             return ref.mul(ref.mul(x, ref.rsqrt(mean)), gain)
 
         for i, (qkv, o, gate_up, down) in enumerate(self.layers):
@@ -151,7 +137,7 @@ class HardwareModel:
         seen = np.tril(np.ones((n, n), bool))
         best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
         e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
-        total = ref.recip(_row_sums(e))
+        total = ref.recip(ref.row_sums(e))[:, None]
         codes, scale = _codes(np.where(seen, ref.mul(e, v_scale), F(0)), acts)
         acc = accumulate(codes, v_codes.T.astype(np.float64))
         return ref.mul(ref.int_to_float(acc), ref.mul(scale, total))
