@@ -1,9 +1,7 @@
 // The Verilated accelerator behind a C interface, with its DRAM and its run loop.
 //
-// DRAM is a flat buffer that the caller owns. The first beat of a read comes `latency` cycles after its
-// address was taken, then a beat a cycle, bursts in the order of their addresses. A write is applied when
-// address and data are there and answered `latency` cycles later. With stalls above zero every channel
-// hesitates at random, and beats of different IDs come in random order.
+// DRAM is a flat buffer that the caller owns; bus.hpp says in which cycle it answers. A write is applied when
+// address and data are there.
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "Vaccelerator.h"
+#include "bus.hpp"
 #include "verilated.h"
 #ifdef WITH_TRACE
 #include "verilated_vcd_c.h"
@@ -25,20 +24,13 @@ constexpr int UNITS = 6;
 constexpr int BEAT = DATA_BITS / 8;
 constexpr int SLVERR = 2;
 
-struct Burst {
+struct Write {
     uint64_t address;
     uint32_t left;
-    uint64_t ready;
-    uint32_t id;
-};
-
-struct Answer {
-    uint64_t ready;
-    bool bad;
 };
 
 struct Event {
-    uint64_t start, end;  // cycles since the start of the program
+    int64_t start, end;  // cycles since the start of the program
     uint32_t unit, index;
 };
 
@@ -48,27 +40,23 @@ struct Machine {
     std::unique_ptr<VerilatedContext> context{new VerilatedContext};
     std::unique_ptr<Vaccelerator> top;
     uint8_t *memory = nullptr;
-    uint64_t size = 0, latency = 20, now = 0, random = 1;
-    double stalls = 0;
+    uint64_t size = 0;
+    int64_t now = 0;
+    std::unique_ptr<wordline::Bus> bus;
     bool bad_write = false;
-    std::deque<Burst> reads, writes;
+    std::deque<Write> writes;
     std::deque<std::vector<uint8_t>> data;  // write beats that wait for their address
-    std::deque<Answer> answers;
     std::vector<Event> events;
     bool record = false;
-    uint64_t origin = 0;  // the program's cycle 0
-    std::deque<uint64_t> started[UNITS];
+    int64_t origin = 0;  // the program's cycle 0
+    std::deque<int64_t> started[UNITS];
     uint32_t count[UNITS] = {};
 #ifdef WITH_TRACE
     std::unique_ptr<VerilatedVcdC> wave;
-    uint64_t wave_from = 0, wave_to = 0;
+    int64_t wave_from = 0, wave_to = 0;
 #endif
 
-    bool stall() {
-        if (stalls <= 0) return false;
-        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
-        return (random >> 11) * 0x1p-53 < stalls;
-    }
+    int64_t time() const { return now - origin; }  // in cycles of the program
 
     void dump(int phase) {
 #ifdef WITH_TRACE
@@ -77,54 +65,38 @@ struct Machine {
         (void)phase;
     }
 
-    // The burst whose beat comes next: the oldest, or with stalls at times the oldest of another ID.
-    size_t next_read() {
-        if (stalls > 0)
-            for (size_t i = 1; i < reads.size(); i++) {
-                bool oldest_of_id = true;
-                for (size_t j = 0; j < i; j++) oldest_of_id &= reads[j].id != reads[i].id;
-                if (oldest_of_id && stall()) return i;
-            }
-        return 0;
-    }
-
     void offer_read() {
         Vaccelerator &t = *top;
-        if (t.m_axi_rvalid || reads.empty() || stall()) return;  // once offered, a beat stays
-        auto burst = reads.begin() + next_read();
-        if (now < burst->ready) return;
-        bool inside = burst->address + BEAT <= size;
+        wordline::Beat beat;
+        if (t.m_axi_rvalid || !bus->offer(time(), beat)) return;  // once offered, a beat stays
+        bool inside = beat.address + BEAT <= size;
         t.m_axi_rvalid = 1;
-        t.m_axi_rid = burst->id;
-        t.m_axi_rlast = burst->left == 1;
+        t.m_axi_rid = beat.id;
+        t.m_axi_rlast = beat.last;
         t.m_axi_rresp = inside ? 0 : SLVERR;
-        if (inside) std::memcpy(bytes(t.m_axi_rdata), memory + burst->address, BEAT);
-        burst->address += BEAT;
-        if (--burst->left == 0) reads.erase(burst);
+        if (inside) std::memcpy(bytes(t.m_axi_rdata), memory + beat.address, BEAT);
     }
 
     void apply_writes() {
         for (; !writes.empty() && !data.empty(); data.pop_front()) {
-            Burst &burst = writes.front();
+            Write &burst = writes.front();
             const uint8_t *beat = data.front().data(), *strobe = beat + BEAT;
             bool inside = burst.address + BEAT <= size;
             bad_write |= !inside;
             for (int i = 0; inside && i < BEAT; i++)
                 if (strobe[i / 8] >> (i % 8) & 1) memory[burst.address + i] = beat[i];
+            bool last = --burst.left == 0;
+            bus->write(time(), burst.address, last, bad_write);
             burst.address += BEAT;
-            if (--burst.left == 0) {
-                answers.push_back({now + latency, bad_write});
-                bad_write = false;
-                writes.pop_front();
-            }
+            if (last) bad_write = false, writes.pop_front();
         }
     }
 
     void record_events() {
         for (int u = 0; u < UNITS; u++) {
-            if (top->trace_start >> u & 1) started[u].push_back(now - origin);
+            if (top->trace_start >> u & 1) started[u].push_back(time());
             if (top->trace_done >> u & 1) {
-                events.push_back({started[u].front(), now - origin, (uint32_t)u, count[u]++});
+                events.push_back({started[u].front(), time(), (uint32_t)u, count[u]++});
                 started[u].pop_front();
             }
         }
@@ -133,13 +105,13 @@ struct Machine {
     // One clock cycle: offer inputs, see what is taken, clock, update.
     void cycle() {
         Vaccelerator &t = *top;
-        t.m_axi_arready = !stall();
-        t.m_axi_awready = !stall();
-        t.m_axi_wready = !stall();
+        t.m_axi_arready = bus->ready(wordline::AR, time());
+        t.m_axi_awready = bus->ready(wordline::AW, time());
+        t.m_axi_wready = bus->ready(wordline::W, time());
         offer_read();
-        if (!t.m_axi_bvalid && !answers.empty() && now >= answers.front().ready && !stall()) {
+        if (!t.m_axi_bvalid && bus->answer_due(time())) {
             t.m_axi_bvalid = 1;
-            t.m_axi_bresp = answers.front().bad ? SLVERR : 0;
+            t.m_axi_bresp = bus->answer_bad() ? SLVERR : 0;
         }
         t.clk = 0;
         t.eval();
@@ -147,8 +119,8 @@ struct Machine {
         bool ar = t.m_axi_arvalid && t.m_axi_arready, aw = t.m_axi_awvalid && t.m_axi_awready;
         bool w = t.m_axi_wvalid && t.m_axi_wready, r = t.m_axi_rvalid && t.m_axi_rready;
         bool b = t.m_axi_bvalid && t.m_axi_bready;
-        if (ar) reads.push_back({t.m_axi_araddr, t.m_axi_arlen + 1u, now + latency, t.m_axi_arid});
-        if (aw) writes.push_back({t.m_axi_awaddr, t.m_axi_awlen + 1u, 0, 0});
+        if (ar) bus->read(time(), t.m_axi_araddr, t.m_axi_arlen + 1u, t.m_axi_arid);
+        if (aw) writes.push_back({t.m_axi_awaddr, t.m_axi_awlen + 1u});
         if (w) {
             std::vector<uint8_t> beat(BEAT + (BEAT + 7) / 8);
             std::memcpy(beat.data(), bytes(t.m_axi_wdata), BEAT);
@@ -161,7 +133,7 @@ struct Machine {
         t.eval();
         dump(1);
         if (r) t.m_axi_rvalid = 0;
-        if (b) t.m_axi_bvalid = 0, answers.pop_front();
+        if (b) t.m_axi_bvalid = 0, bus->answered();
         now++;
     }
 };
@@ -172,7 +144,7 @@ extern "C" {
 
 // Also forgets what is under way on the bus.
 void machine_reset(Machine *m) {
-    m->reads.clear(), m->writes.clear(), m->data.clear(), m->answers.clear();
+    m->bus->restart(), m->writes.clear(), m->data.clear();
     m->top->m_axi_rvalid = m->top->m_axi_bvalid = 0;
     m->top->rst = 1;
     for (int i = 0; i < 4; i++) m->cycle();
@@ -186,7 +158,8 @@ Machine *machine_new(uint8_t *memory, uint64_t size, uint64_t latency) {
     m->context->traceEverOn(true);
 #endif
     m->top.reset(new Vaccelerator{m->context.get()});
-    m->memory = memory, m->size = size, m->latency = latency;
+    m->memory = memory, m->size = size;
+    m->bus.reset(new wordline::Bus{(int64_t)latency, BEAT});
     machine_reset(m);
     return m;
 }
@@ -197,8 +170,7 @@ void machine_free(Machine *m) {
 }
 
 void machine_stalls(Machine *m, double stalls, uint64_t seed) {
-    m->stalls = stalls;
-    m->random = seed * 0x9E3779B97F4A7C15u + 1;
+    m->bus->stalls = {stalls, seed};
 }
 
 void machine_write(Machine *m, uint32_t address, uint32_t value) {
@@ -240,6 +212,7 @@ void machine_start(Machine *m, uint32_t control, int record) {
     std::fill_n(m->count, UNITS, 0);
     for (auto &queue : m->started) queue.clear();
     m->origin = m->now + 2;
+    m->bus->restart();
     machine_write(m, control, 1);
 }
 
@@ -268,7 +241,7 @@ int machine_wave(Machine *m, const char *path, uint64_t from, uint64_t to) {
     m->wave.reset(new VerilatedVcdC);
     m->top->trace(m->wave.get(), 99);
     m->wave->open(path);
-    m->wave_from = m->now + 2 + from, m->wave_to = m->now + 2 + to;
+    m->wave_from = m->now + 2 + (int64_t)from, m->wave_to = m->now + 2 + (int64_t)to;
     return m->wave->isOpen();
 #else
     (void)m, (void)path, (void)from, (void)to;

@@ -71,13 +71,13 @@ def build(config: Config, *, waveform: bool = False,
           say: Callable[[str], None] = lambda message: None) -> Path:
     """The shared library of a configuration; compiled if the cache has none for these very sources."""
     texts = sources(config)
-    harness = Path(__file__).with_name("harness.cpp")
+    harness, bus = (Path(__file__).with_name(name) for name in ("harness.cpp", "bus.hpp"))
     verilator = toolchain.verilator()
     flags = ["-O3", "--x-assign", "0", "--x-initial", "0", "--noassert", "-Wno-fatal", "-Wno-lint",
              "-Wno-style", "-CFLAGS", "-fPIC",
              # Columns as functions that all instances share, and no huge function: half the compile time.
              "--inline-mult", "1", "--output-split-cfuncs", "500"] + (["--trace-vcd"] if waveform else [])
-    digest = hashlib.sha256(repr((texts, harness.read_text(), verilator.version, flags,
+    digest = hashlib.sha256(repr((texts, harness.read_text(), bus.read_text(), verilator.version, flags,
                                   _OPTIMISE, config.bus.data_bits)).encode()).hexdigest()[:20]
     library = toolchain.cache_dir() / f"accelerator-{digest}.so"
     if library.exists():
@@ -97,7 +97,7 @@ def build(config: Config, *, waveform: bool = False,
         defines = [f"-DDATA_BITS={config.bus.data_bits}"] + (["-DWITH_TRACE"] if waveform else [])
         toolchain.cxx().run(
             ["-shared", "-fPIC", "-O2", "-std=c++17", *defines, "-Iobj", f"-I{root / 'include'}",
-             f"-I{root / 'include' / 'vltstd'}", str(harness), "obj/libVaccelerator.a",
+             f"-I{root / 'include' / 'vltstd'}", f"-I{harness.parent}", str(harness), "obj/libVaccelerator.a",
              "obj/libverilated.a", "-lpthread", "-o", "accelerator.so"], cwd=folder)
         fresh = library.with_suffix(f".{os.getpid()}")
         shutil.copy(folder / "accelerator.so", fresh)

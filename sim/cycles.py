@@ -1,0 +1,205 @@
+"""When every instruction starts and ends, to the cycle, without the RTL.
+
+The timing itself is in ``cycles.cpp``, which repeats the states of every unit without its data, shares the memory's side
+of the bus with the Verilated run (``bus.hpp``), and is compiled once. This file tells it the configuration,
+the declared timings of the PEs, and where the fields of an instruction are.
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from amaranth.hdl import Shape
+from amaranth.lib import data
+
+from wordline.compiler.program import Program
+from wordline.pe.datatypes import WeightKind
+from wordline.rtl.column import ColumnPlan
+from wordline.rtl.config import Config
+from wordline.rtl.drain import LATENCY as DRAIN_LATENCY
+from wordline.rtl.float_ref import SUM_WIDTH
+from wordline.rtl.isa import (
+    INSTRUCTION_BYTES,
+    INSTRUCTIONS,
+    Aux,
+    Destination,
+    Instruction,
+    LoadFormat,
+    Long,
+    Operation,
+    Reduction,
+    Short,
+    StoreMode,
+    Unit,
+)
+from wordline.rtl.matmul_unit import channel_beats
+from wordline.rtl.vector_reduce import ADD
+from wordline.rtl.vector_unit import DEPTH, PREPARE
+from wordline.sim.native import shared_library
+
+#: One row per instruction: first and last cycle, unit, and number within the unit.
+EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
+
+
+class CyclesError(RuntimeError):
+    """A program that does not come to its end."""
+
+
+class Cause(IntEnum):
+    """Why a unit spends a cycle as it does, in the order of ``cycles.cpp``."""
+
+    NOTHING = 0  #: no instruction queued
+    SEMAPHORE = 1  #: an instruction waits for other units
+    WORK = 2  #: moves data or computes
+    SETUP = 3  #: an instruction begins, ends, or changes phase
+    DATA = 4  #: waits for DRAM
+    ROOM = 5  #: waits for room in a buffer or a queue
+    DRAIN_WAIT = 6  #: waits for the pipeline's end
+
+
+@dataclass(frozen=True)
+class CyclesResult:
+    """What a run takes; the same as `sim.rtl.RunResult`, and why.
+
+    Attributes
+    ----------
+    cycles : int
+        Core clock cycles from start to end, boot included.
+    busy, ended : dict[str, int]
+        Busy cycles and instructions ended, per unit.
+    causes : dict[str, dict[str, int]]
+        Per unit, cycles by `Cause`; they add up to `cycles`.
+    events : structured array `EVENT`
+        If recorded, every instruction's first and last cycle, in the order of their ends.
+    """
+
+    cycles: int
+    busy: dict[str, int]
+    ended: dict[str, int]
+    causes: dict[str, dict[str, int]]
+    events: np.ndarray = field(repr=False)
+
+
+def _field_lines(struct: type[data.Struct], long: str = "") -> list[str]:
+    """A C++ constant for the place of every field; of operands, of their immediate."""
+    lines = []
+    for key, part in data.Layout.cast(struct):
+        width = {Long: 40, Short: 16}.get(part.shape, Shape.cast(part.shape).width)
+        name = {"register": "reg"}.get(str(key), str(key))
+        lines.append(f"constexpr Field {name}{{{part.offset}, {width}}};")
+    return lines
+
+
+def isa_header() -> str:
+    """``isa.hpp``: places of fields, and the numbers of units, operations and formats, from `rtl.isa`."""
+    lines = ["#pragma once", "namespace wordline {", "struct Field { int offset, width; };",
+             f"constexpr int INSTRUCTION_BYTES = {INSTRUCTION_BYTES}, UNITS = {len(Unit)};"]
+    enums: list[tuple[type[IntEnum], dict[str, str]]] = [
+        (Unit, {}), (LoadFormat, {"REGISTER": "REGISTER_FORMAT"}), (Operation, {}),
+        (Aux, {"NONE": "NO_AUX", "ZERO": "ZERO_AUX"}), (Reduction, {"NONE": "NO_REDUCTION", "MAX": "MAX_OF"}),
+    ]
+    for kind, renamed in enums:
+        items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
+        lines.append(f"enum {kind.__name__}Number {{ {items} }};")
+    lines.append(f"constexpr int ACT = {int(Destination.ACT)}, PLANES_MODE = {int(StoreMode.PLANES)};")
+    for unit, struct in INSTRUCTIONS.items():
+        lines += [f"namespace {unit.name.lower()} {{", *_field_lines(struct), "}"]
+    parts = dict(data.Layout.cast(Instruction))
+    long, short = parts["long"].offset, parts["short"].offset
+    size = Shape.cast(Short).width
+    at = [short + i * size for i in range(4)]
+    lines += ["namespace any {", *_field_lines(Instruction)[:3],
+              f"constexpr Field long_imm{{{long}, 40}}, long_reg{{{long + 40}, 4}};",
+              "constexpr Field short_imm[4] = {" + ", ".join(f"{{{a}, 16}}" for a in at) + "};",
+              "constexpr Field short_reg[4] = {" + ", ".join(f"{{{a + 16}, 4}}" for a in at) + "};", "}", "}"]
+    return "\n".join(lines) + "\n"
+
+
+_PARAMS = ("beat_bytes", "stream_beats", "program_depth", "cols", "lanes", "vector_lanes", "chunks", "channel_beats",
+           "spacing", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth", "sum_settle", "sum_words",
+           "dram_latency")
+
+
+class _Params(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _PARAMS] + [
+        ("interval", ctypes.c_int64 * 16), ("latency", ctypes.c_int64 * 16)]
+
+
+def _params(config: Config) -> _Params:
+    a, plan, lanes = config.array, ColumnPlan(config), config.vector.lanes
+    p = _Params(
+        beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, program_depth=config.memory.program,
+        cols=a.cols, lanes=a.lanes, vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
+        channel_beats=channel_beats(config), spacing=plan.spacing, dequant_latency=plan.make_dequant().latency,
+        drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH, sum_settle=ADD + 1,
+        sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency)
+    for kind in WeightKind:
+        timing = plan.timing(kind)
+        p.interval[kind], p.latency[kind] = timing.interval, timing.latency
+    return p
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    here = Path(__file__).parent
+    path = shared_library(here / "cycles.cpp", headers=[here / "bus.hpp"], generated={"isa.hpp": isa_header()})
+    library, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_int64
+    library.cycles_new.restype = pointer
+    library.cycles_new.argtypes = [ctypes.POINTER(_Params), pointer, number, ctypes.c_uint64, pointer, ctypes.c_uint64,
+                                   pointer, ctypes.c_double, ctypes.c_uint64, ctypes.c_int]
+    library.cycles_run.argtypes, library.cycles_free.argtypes = [pointer, number], [pointer]
+    library.cycles_now.argtypes, library.cycles_now.restype = [pointer], number
+    library.cycles_error.argtypes, library.cycles_error.restype = [pointer], ctypes.c_char_p
+    library.cycles_counters.argtypes = [pointer] * 4
+    library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
+    return library
+
+
+def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, memory: np.ndarray | None = None,
+        stalls: float = 0.0, seed: int = 0, record: bool = False, max_cycles: int = 1 << 50,
+        progress: Callable[[int], None] | None = None) -> CyclesResult:
+    """Time a program.
+
+    Parameters
+    ----------
+    arguments : up to 4 ints, presets of registers 1 to 4
+    memory : uint8[], optional
+        DRAM as the words that loads put into registers find it: after a functional run, say, since a token
+        that the program itself writes must be there. Without it they are zeros.
+    stalls, seed : as in `sim.rtl.RtlMachine.run`
+    record : keep start and end of every instruction
+    progress : called with the cycles so far, every 2^24 cycles
+
+    Raises
+    ------
+    ProgramError
+        The program is for other hardware.
+    CyclesError
+        It does not end.
+    """
+    program.check_hardware(config.hardware_hash(), config.name)
+    library, params = _library(), _params(config)
+    words = np.ascontiguousarray(program.instructions)
+    image = None if memory is None else np.ascontiguousarray(memory)
+    registers = (ctypes.c_int64 * 4)(*arguments)
+    model = library.cycles_new(
+        ctypes.byref(params), words.ctypes.data, len(program.instructions), program.symbols["program"].address,
+        None if image is None else image.ctypes.data, 0 if image is None else image.size, registers, stalls, seed,
+        record)
+    try:
+        if library.cycles_run(model, max_cycles):
+            raise CyclesError(f"{library.cycles_error(model).decode()} (cycle {library.cycles_now(model)})")
+        n = len(Unit)
+        busy, ended, causes = (np.zeros(shape, np.int64) for shape in (n, n, (n, len(Cause))))
+        library.cycles_counters(model, busy.ctypes.data, ended.ctypes.data, causes.ctypes.data)
+        events = np.zeros(library.cycles_events(model, None), EVENT)
+        library.cycles_events(model, events.ctypes.data)
+        return CyclesResult(
+            library.cycles_now(model), {u.name: int(busy[u]) for u in Unit}, {u.name: int(ended[u]) for u in Unit},
+            {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}, events)
+    finally:
+        library.cycles_free(model)
