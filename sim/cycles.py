@@ -1,7 +1,7 @@
 """When every instruction starts and ends, to the cycle, without the RTL.
 
-The timing itself is in ``cycles.cpp``, which repeats the states of every unit without its data, shares the memory's side
-of the bus with the Verilated run (``bus.hpp``), and is compiled once. This file tells it the configuration,
+The timing itself is in ``cycles.cpp``, which repeats the states of every unit without its data, shares the bus with
+the Verilated run (``bus.hpp``), and is compiled once. This file tells it the configuration,
 the declared timings of the PEs, and where the fields of an instruction are.
 """
 
