@@ -169,6 +169,11 @@ void machine_free(Machine *m) {
     delete m;
 }
 
+// Memory timing of the programs started next.
+void machine_dram(Machine *m, uint64_t latency) {
+    m->bus.reset(new wordline::Bus{(int64_t)latency, BEAT});
+}
+
 void machine_stalls(Machine *m, double stalls, uint64_t seed) {
     m->bus->stalls = {stalls, seed};
 }

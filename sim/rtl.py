@@ -14,14 +14,14 @@ import numpy as np
 
 from wordline.compiler.program import Program
 from wordline.rtl import verilog
-from wordline.rtl.config import Config
+from wordline.rtl.config import Config, DramConfig
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.rtl.sequencer import ARGUMENTS
 from wordline.sim import toolchain
 
 _SLICE = 0.1  # seconds between looks at Ctrl-C and progress
 _OPTIMISE = ["OPT_FAST=-O2", "OPT_SLOW=-O0"]  # slow: what runs once
-_EVENT = np.dtype([("start", "<u8"), ("end", "<u8"), ("unit", "<u4"), ("index", "<u4")])
+_EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
 
 
 class RtlError(RuntimeError):
@@ -135,6 +135,7 @@ class RtlMachine:
         c, pointer = self._library, ctypes.c_void_p
         c.machine_new.restype, c.machine_new.argtypes = pointer, [pointer, ctypes.c_uint64, ctypes.c_uint64]
         c.machine_free.argtypes = [pointer]
+        c.machine_dram.argtypes = [pointer, ctypes.c_uint64]
         c.machine_stalls.argtypes = [pointer, ctypes.c_double, ctypes.c_uint64]
         c.machine_write.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32]
         c.machine_read.argtypes, c.machine_read.restype = [pointer, ctypes.c_uint32], ctypes.c_uint32
@@ -150,6 +151,10 @@ class RtlMachine:
         if getattr(self, "_machine", None):
             self._library.machine_free(self._machine)
             self._machine = None
+
+    def set_dram(self, dram: DramConfig) -> None:
+        """Another timing of the memory, from the next program on; its size stays."""
+        self._library.machine_dram(self._machine, dram.latency)
 
     def read(self, register: int) -> int:
         return self._library.machine_read(self._machine, register)
