@@ -190,6 +190,24 @@ def cache_dir() -> Path:
     return folder
 
 
+def shared_library(sources: Sequence[Path], headers: Sequence[Path] = (), flags: Sequence[str] = ()) -> Path:
+    """A shared library of C++17 files, from the cache if these very files, flags and compiler made one.
+
+    Raises :class:`MissingTool` without a compiler and :class:`ToolFailed` if it does not compile. Headers are
+    found beside their sources; they are named here so that a change in one compiles anew.
+    """
+    compiler = cxx()
+    flags = ["-shared", "-fPIC", "-O2", "-std=c++17", *flags]
+    texts = [path.read_text() for path in (*sources, *headers)]
+    digest = hashlib.sha256(repr((texts, flags, compiler.version)).encode()).hexdigest()[:20]
+    library = cache_dir() / f"{sources[0].stem}-{digest}.so"
+    if not library.exists():
+        fresh = library.with_suffix(f".{os.getpid()}")  # tests in parallel must never load half of one
+        compiler.run([*flags, *map(str, sources), "-o", str(fresh)])
+        fresh.replace(library)
+    return library
+
+
 _BOARDS = "pip install 'wordline[boards]'"
 
 
