@@ -113,7 +113,7 @@ _DDR4 = DramTiming(
     tRCD=17, tRP=17, tRAS=39, tRC=56, tCCD_S=4, tCCD_L=6, tRRD_S=4, tRRD_L=6, tFAW=26, tWR=18, tWTR_S=3, tWTR_L=9,
     tRTP=9, tRTW=11, CL=17, CWL=12, tREFI=9360, tRFC=420,
     source="JESD79-4 (DDR4-2400, 17-17-17, 8 Gb x8, eight on 64 bits) as in Ramulator2 src/dram/impl/DDR4.cpp; "
-           "tREFI and tRFC from DRAMsim3 configs/DDR4_8Gb_x8_2400.ini; tRTW = CL + burst + 2 - CWL",
+           "tREFI and tRFC from DRAMsim3 2981759 configs/DDR4_8Gb_x8_2400.ini; tRTW = CL + burst + 2 - CWL, as there",
 )
 
 # Presets. "tRTW = ..." is JEDEC's rule for read to write on one data bus, worked out from the line's other numbers.
@@ -147,15 +147,15 @@ DEVICES: dict[str, DramTiming] = {
         tck_ps=1000, channels=16, bank_groups=4, banks=4, rows=32768, columns=32, burst_bytes=32, burst=2,
         tRCD=12, tRP=14, tRAS=28, tRC=42, tCCD_S=2, tCCD_L=3, tRRD_S=4, tRRD_L=6, tFAW=16, tWR=14, tWTR_S=4, tWTR_L=9,
         tRTP=5, tRTW=18, CL=17, CWL=7, tREFI=3900, tRFC=220,
-        source="DRAMSys configs/memspec/HBM2.json (JESD235 pseudo-channel mode, timings read from a Radeon's HBM2)",
+        source="DRAMSys configs/memspec/HBM2.json (pseudo-channels of JESD235; after ComputerBase's article on AMD Memory Tweak)",
     ),
     # Two channels of 16 bits in a device. tRCD is that of reads (28 for writes).
     "gddr6-16": DramTiming(
         tck_ps=500, channels=2, bank_groups=4, banks=4, rows=16384, columns=64, burst_bytes=32, burst=2,
         tRCD=36, tRP=32, tRAS=54, tRC=89, tCCD_S=2, tCCD_L=2, tRRD_S=11, tRRD_L=11, tFAW=42, tWR=33, tWTR_S=9,
         tWTR_L=11, tRTP=12, tRTW=50, CL=50, CWL=6, tREFI=3333, tRFC=210,
-        source="CENT's GDDR6_AiM_timing (github.com/arkhadem/aim_simulator src/dram/impl/GDDR6.cpp), measured by its "
-               "authors on SK hynix's kit; tFAW unused there; tRTW = CL + burst + 4 - CWL as in Ramulator2's GDDR6.cpp",
+        source="CENT's GDDR6_AiM_timing (github.com/arkhadem/aim_simulator src/dram/impl/GDDR6.cpp), fitted by its "
+               "authors to SK hynix's SDK and ISSCC paper; tFAW unused there; tRTW = CL + burst + 4 - CWL as in Ramulator2's GDDR6.cpp",
     ),
     # Bursts of 8. tWR is 15 ns from the edge that takes the last word, one clock before the burst's end;
     # RD to PRE is the burst, since a PRE cuts off data from CL - 1 clocks later on. There is no tFAW and no tWTR.
