@@ -147,7 +147,8 @@ DEVICES: dict[str, DramTiming] = {
         tck_ps=1000, channels=16, bank_groups=4, banks=4, rows=32768, columns=32, burst_bytes=32, burst=2,
         tRCD=12, tRP=14, tRAS=28, tRC=42, tCCD_S=2, tCCD_L=3, tRRD_S=4, tRRD_L=6, tFAW=16, tWR=14, tWTR_S=4, tWTR_L=9,
         tRTP=5, tRTW=18, CL=17, CWL=7, tREFI=3900, tRFC=220,
-        source="DRAMSys configs/memspec/HBM2.json (pseudo-channels of JESD235; after ComputerBase's article on AMD Memory Tweak)",
+        source="DRAMSys configs/memspec/HBM2.json (pseudo-channels of JESD235; after ComputerBase's "
+               "article on AMD Memory Tweak)",
     ),
     # Two channels of 16 bits in a device. tRCD is that of reads (28 for writes).
     "gddr6-16": DramTiming(
@@ -155,7 +156,8 @@ DEVICES: dict[str, DramTiming] = {
         tRCD=36, tRP=32, tRAS=54, tRC=89, tCCD_S=2, tCCD_L=2, tRRD_S=11, tRRD_L=11, tFAW=42, tWR=33, tWTR_S=9,
         tWTR_L=11, tRTP=12, tRTW=50, CL=50, CWL=6, tREFI=3333, tRFC=210,
         source="CENT's GDDR6_AiM_timing (github.com/arkhadem/aim_simulator src/dram/impl/GDDR6.cpp), fitted by its "
-               "authors to SK hynix's SDK and ISSCC paper; tFAW unused there; tRTW = CL + burst + 4 - CWL as in Ramulator2's GDDR6.cpp",
+               "authors to SK hynix's SDK and ISSCC paper; tFAW unused there; "
+               "tRTW = CL + burst + 4 - CWL as in Ramulator2's GDDR6.cpp",
     ),
     # Bursts of 8. tWR is 15 ns from the edge that takes the last word, one clock before the burst's end;
     # RD to PRE is the burst, since a PRE cuts off data from CL - 1 clocks later on. There is no tFAW and no tWTR.
