@@ -13,6 +13,7 @@ from wordline.compiler.model import ModelError
 from wordline.compiler.program import ProgramError
 from wordline.compiler.weights import CompileError
 from wordline.rtl.config import ConfigError
+from wordline.sim.cycles import CyclesError
 from wordline.sim.functional import FunctionalError
 from wordline.sim.rtl import RtlError
 from wordline.sim.toolchain import MissingTool, ToolFailed
@@ -20,7 +21,7 @@ from wordline.sim.toolchain import MissingTool, ToolFailed
 #: Progress and remarks go to the error stream, so that the output can be piped.
 console = Console(stderr=True, highlight=False)
 
-_EXPECTED = (AssemblyError, CompileError, ConfigError, FunctionalError, ModelError, ProgramError, RtlError,
+_EXPECTED = (AssemblyError, CompileError, ConfigError, CyclesError, FunctionalError, ModelError, ProgramError, RtlError,
              MissingTool, ToolFailed, OSError, ValueError)
 
 ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped configuration.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordline.cli import tools
+from wordline.cli import tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.run import demo, run
 
@@ -41,4 +41,5 @@ app.command()(tools.disasm)
 app.command()(tools.gen)
 app.command()(tools.synth)
 app.add_typer(tools.pe, name="pe")
+app.add_typer(verify.app, name="verify")
 app.command()(doctor)

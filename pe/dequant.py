@@ -21,6 +21,11 @@ def _check_rate(rate: int) -> None:
         raise ValueError(f"rate must be 1, 2, 4 or 8 bits per cycle, not {rate}")
 
 
+def dequant_latency(rate: int, asymmetric: bool) -> int:
+    """Cycles from a group's dot products to their value in `GroupDequant`."""
+    return (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0)
+
+
 class SerialMultiplier(wiring.Component):
     """``product = operand[r] * factor`` for `rows` operands, `rate` bits of the 8-bit factor per cycle.
 
@@ -107,7 +112,7 @@ class GroupDequant(wiring.Component):
         self.sum_bits, self.tag_bits = sum_bits, tag_bits
         self.corrected_bits = max(dot_bits, sum_bits + 8) + 1 if asymmetric else dot_bits
         self.value_bits = self.corrected_bits + 8
-        self.latency = (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0)
+        self.latency = dequant_latency(rate, asymmetric)
         super().__init__({
             "start": In(1),
             "dot": In(data.ArrayLayout(signed(dot_bits), rows)),

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightKind
-from wordline.pe.dequant import GroupDequant, bits_per_cycle
+from wordline.pe.dequant import GroupDequant, bits_per_cycle, dequant_latency
 from wordline.pe.family import PeColumn, dot_bits, family, signed_bits
 from wordline.rtl.config import Config
 
@@ -27,6 +27,7 @@ class ColumnPlan:
         self.rate = bits_per_cycle(a.group_min // a.lanes * interval)
         #: Cycles from one group's end to the next that the dequantiser needs.
         self.spacing = 8 // self.rate
+        self.dequant_latency = dequant_latency(self.rate, self.asymmetric)
 
     def timing(self, kind: WeightKind):
         return self.pe.timing(kind, self.config.array.lanes)

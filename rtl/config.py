@@ -151,17 +151,31 @@ class BusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DramConfig:
-    """The memory behind the bus in simulation: its size, read latency in core cycles, and kind.
+    """The memory behind the bus in simulation.
 
-    `kind` is "fixed": one beat per cycle after `latency` cycles.
+    Parameters
+    ----------
+    kind : str
+        "fixed": one beat per cycle after `latency` cycles. Otherwise a device of `wordline.sim.dram_devices`.
+    size : int
+        Bytes that a run uses.
+    latency : int
+        Core cycles from a read's address to its first beat; of a DRAM device, those that controller and PHY add.
+    channels : int
+        Channels of the device; 0 for as many as its preset has.
+    mapping : str
+        Address mapping, such as "row:bank:column:group:channel"; empty for the preset's.
     """
 
     kind: str = "fixed"
     size: int = 1 << 26
     latency: int = 20
+    channels: int = 0
+    mapping: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.kind == "fixed", "dram.kind", self.kind, '"fixed"')
+        _check(self.channels == 0 or _power_of_two(self.channels), "dram.channels", self.channels,
+               "0 or a power of two")
         _check(4096 <= self.size <= 1 << 40, "dram.size", self.size, "4096 bytes to 1 TiB")
         _check(1 <= self.latency <= 1000, "dram.latency", self.latency, "1 to 1000 cycles")
 

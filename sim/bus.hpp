@@ -1,7 +1,7 @@
 // The memory's side of the AXI4 bus, in time: when each channel is ready, when each beat and each answer comes.
 //
-// The Verilated run and the cycle model include this very file, so both see the same memory. A read's beats come
-// `latency` cycles after its address was taken, or when the DRAM model has them, one a cycle, bursts in the
+// The Verilated run and the cycle model include this very file, so both see the same memory. A read's beats come when
+// the DRAM has them, without a DRAM `latency` cycles after the address was taken; one a cycle, bursts in the
 // order of their addresses. With stalls above zero every channel hesitates, and beats of different IDs
 // change places: both are pure functions of seed, channel and cycle.
 #pragma once
@@ -10,7 +10,10 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <optional>
 #include <vector>
+
+#include "dram.hpp"
 
 namespace wordline {
 
@@ -42,30 +45,47 @@ class Bus {
 public:
     Stalls stalls;
 
-    Bus(int64_t latency, uint32_t beat_bytes) : latency_(latency), beat_bytes_(beat_bytes) {}
+    // Without a DRAM (`dram` null) every access takes `latency` cycles.
+    Bus(int64_t latency, uint32_t beat_bytes, const DramParams *dram) : latency_(latency), beat_bytes_(beat_bytes) {
+        if (dram) params_ = *dram;
+        restart();
+    }
 
     bool ready(Channel channel, int64_t now) const { return !stalls(channel, now); }
 
     // A read address is taken in cycle `now`.
     void read(int64_t now, uint64_t address, uint32_t beats, uint32_t id) {
-        reads_.push_back({address, beats, id, now + latency_});
+        reads_.push_back({address, beats, id, {}});
+        std::vector<int64_t> &due = reads_.back().due;
+        due.assign(beats, now + latency_);
+        if (!dram_) return;
+        const uint64_t size = params_->burst_bytes, end = address + beats * (uint64_t)beat_bytes_;
+        std::fill(due.begin(), due.end(), 0);
+        for (uint64_t at = address / size * size; at < end; at += size) {
+            int64_t done = dram_->access(now, at, false);
+            uint64_t first = at > address ? (at - address) / beat_bytes_ : 0;
+            uint64_t last = (std::min(at + size, end) - 1 - address) / beat_bytes_;
+            for (uint64_t i = first; i <= last; i++) due[i] = std::max(due[i], done);
+        }
     }
 
     // The beat that is offered in cycle `now`, if any; once offered it counts as given.
     bool offer(int64_t now, Beat &beat) {
         if (reads_.empty() || stalls(R, now)) return false;
         auto burst = reads_.begin() + next(now);
-        if (now < burst->due) return false;
+        if (now < burst->next_due()) return false;
         beat = {burst->address, burst->id, burst->left == 1};
         burst->address += beat_bytes_;
         if (--burst->left == 0) reads_.erase(burst);
         return true;
     }
 
-    // A write beat is complete, address and data, in cycle `now`; returns nothing, the answer comes by itself.
+    // A write beat is complete, address and data, in cycle `now`; a burst is answered when all of it is written.
     void write(int64_t now, uint64_t address, bool last, bool bad) {
-        (void)address;
-        if (last) answers_.push_back({now + latency_, bad});
+        int64_t done = now + latency_;
+        if (dram_) done = std::max(written_, dram_->access(now, address, true));
+        written_ = last ? 0 : done;
+        if (last) answers_.push_back({done, bad});
     }
 
     bool answer_due(int64_t now) const {
@@ -78,7 +98,7 @@ public:
     // The first cycle from `now` on in which a beat or an answer may be offered.
     int64_t next_event(int64_t now) const {
         int64_t at = NEVER;
-        if (!reads_.empty()) at = std::max(now, reads_.front().due);
+        if (!reads_.empty()) at = std::max(now, reads_.front().next_due());
         if (!answers_.empty()) at = std::min(at, std::max(now, answers_.front().due));
         return at;
     }
@@ -86,13 +106,35 @@ public:
     bool reading() const { return !reads_.empty(); }
 
     // As new, at the start of a program: nothing under way, time from its cycle 0 on.
-    void restart() { reads_.clear(), answers_.clear(); }
+    void restart() {
+        reads_.clear(), answers_.clear(), written_ = 0;
+        if (params_) dram_.emplace(*params_);
+    }
+
+    // A refresh is due or under way in cycle `now`: what waits for data then waits for the refresh.
+    bool refreshing(int64_t now) const { return dram_ && params_->tREFI && phase(now) < busy_clocks() && now >= interval(); }
+
+    // The next cycle in which `refreshing` changes.
+    int64_t next_refresh(int64_t now) const {
+        if (!dram_ || !params_->tREFI) return NEVER;
+        int64_t clocks = now >= interval() && phase(now) < busy_clocks() ? busy_clocks() - phase(now)
+                                                                         : params_->tREFI - phase(now);
+        return now + std::max<int64_t>(1, clocks * params_->tck_ps / params_->core_ps);
+    }
+
+    // What the DRAM did up to cycle `now`; all zero without one.
+    DramCounters dram_counters(int64_t now) {
+        if (!dram_) return {};
+        dram_->settle(now);
+        return dram_->counters;
+    }
 
 private:
     struct Burst {
         uint64_t address;
         uint32_t left, id;
-        int64_t due;
+        std::vector<int64_t> due;  // of each beat
+        int64_t next_due() const { return due[due.size() - left]; }
     };
     struct Answer {
         int64_t due;
@@ -101,8 +143,15 @@ private:
 
     int64_t latency_;
     uint32_t beat_bytes_;
+    std::optional<DramParams> params_;
+    std::optional<Dram> dram_;
     std::deque<Burst> reads_;
     std::deque<Answer> answers_;
+    int64_t written_ = 0;  // when the write burst that is under way is in DRAM so far
+
+    int64_t interval() const { return params_->tREFI * params_->tck_ps / params_->core_ps; }
+    int64_t phase(int64_t now) const { return now * params_->core_ps / params_->tck_ps % params_->tREFI; }
+    int64_t busy_clocks() const { return params_->tRP + params_->tRFC; }
 
     // The burst whose beat comes next: the oldest, or with stalls at times the oldest of another ID.
     size_t next(int64_t now) const {

@@ -40,6 +40,7 @@ enum Cause {
     SETUP,         // an instruction begins, ends, or changes phase
     DATA,          // waits for DRAM
     ROOM,          // waits for room in a buffer or in a queue
+    REFRESH,       // waits for DRAM, which refreshes
     DRAIN_WAIT,    // waits for the pipeline's end
     CAUSES
 };
@@ -423,7 +424,7 @@ struct Vector : Unit {
         if (!start || busy) return false;
         int64_t length = start->get(vector::len), pad = start->get(vector::pad) & 0xFFFF, lanes = p.vector_lanes;
         int64_t words = (std::max(length, pad) + lanes - 1) / lanes, step = p.lanes / lanes;
-        if (start->get(vector::destination) == ACT) words = (words + step - 1) / step * step;
+        if (start->get(vector::destination) == ACT_BUFFER) words = (words + step - 1) / step * step;
         words *= start->get(vector::outer) + 1;
         int64_t reduction = start->get(vector::reduction), reduce = 1;
         if (reduction == SUM) {
@@ -571,9 +572,9 @@ struct Model {
 
     int64_t now = 0;
 
-    Model(const Params &params, const Word *words, int64_t n, uint64_t address, const uint8_t *mem, uint64_t size,
+    Model(const Params &params, const DramParams *dram, const Word *words, int64_t n, uint64_t address, const uint8_t *mem, uint64_t size,
           double stalls, uint64_t seed, bool rec)
-        : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes), program(words), length(n), memory(mem),
+        : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, dram), program(words), length(n), memory(mem),
           memory_size(size), program_address((int64_t)address), record(rec) {
         bus.stalls = {stalls, seed};
         stream_.room = p.stream_beats;
@@ -778,6 +779,7 @@ struct Model {
         for (int u = 0; u < UNITS - 1; u++) {
             Cause cause = was_busy[u] ? units[u]->cause : start[u] ? SETUP
                         : queues[u].empty() ? NOTHING : SEMAPHORE;
+            if (cause == DATA && bus.refreshing(now)) cause = REFRESH;
             unit_cause[u] = cause;
             unit_busy[u] = was_busy[u];
             if (done[u]) {
@@ -807,7 +809,8 @@ struct Model {
     int64_t wake() const {
         if (bus.stalls.probability > 0 && (arvalid || bus.next_event(now + 1) != NEVER || store_.awvalid || store_.wvalid))
             return now + 1;
-        return std::min({bus.next_event(now + 1), matmul_.wake(now), vector_.wake(now)});
+        int64_t next = std::min({bus.next_event(now + 1), matmul_.wake(now), vector_.wake(now)});
+        return next == NEVER ? NEVER : std::min(next, bus.next_refresh(now));
     }
 
     int run(int64_t max_cycles) {
@@ -837,9 +840,9 @@ struct Model {
 
 extern "C" {
 
-void *cycles_new(const Params *params, const Word *words, int64_t length, uint64_t address, const uint8_t *memory,
+void *cycles_new(const Params *params, const DramParams *dram, const Word *words, int64_t length, uint64_t address, const uint8_t *memory,
                  uint64_t size, const int64_t *arguments, double stalls, uint64_t seed, int record) {
-    auto *model = new Model(*params, words, length, address, memory, size, stalls, seed, record);
+    auto *model = new Model(*params, dram, words, length, address, memory, size, stalls, seed, record);
     for (int i = 0; i < 4; i++) model->registers[1 + i] = arguments[i];
     return model;
 }
@@ -853,6 +856,11 @@ void cycles_counters(void *m, int64_t *busy, int64_t *ended, int64_t *causes) {
     auto *model = static_cast<Model *>(m);
     for (int u = 0; u < UNITS; u++) busy[u] = model->busy[u], ended[u] = model->ended[u];
     std::memcpy(causes, model->causes, sizeof model->causes);
+}
+
+void cycles_dram_counters(void *m, DramCounters *out) {
+    auto *model = static_cast<Model *>(m);
+    *out = model->bus.dram_counters(model->now);
 }
 
 int64_t cycles_events(void *m, Event *out) {

@@ -39,7 +39,7 @@ from wordline.rtl.isa import (
 from wordline.rtl.matmul_unit import channel_beats
 from wordline.rtl.vector_reduce import ADD
 from wordline.rtl.vector_unit import DEPTH, PREPARE
-from wordline.sim.native import shared_library
+from wordline.sim import dram, toolchain
 
 #: One row per instruction: first and last cycle, unit, and number within the unit.
 EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
@@ -58,7 +58,8 @@ class Cause(IntEnum):
     SETUP = 3  #: an instruction begins, ends, or changes phase
     DATA = 4  #: waits for DRAM
     ROOM = 5  #: waits for room in a buffer or a queue
-    DRAIN_WAIT = 6  #: waits for the pipeline's end
+    REFRESH = 6  #: waits for DRAM, which refreshes
+    DRAIN_WAIT = 7  #: waits for the pipeline's end
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class CyclesResult:
         Core clock cycles from start to end, boot included.
     busy, ended : dict[str, int]
         Busy cycles and instructions ended, per unit.
+    dram : DramCounters
+        Commands and row hits; zeros without a DRAM.
     causes : dict[str, dict[str, int]]
         Per unit, cycles by `Cause`; they add up to `cycles`.
     events : structured array `EVENT`
@@ -80,6 +83,7 @@ class CyclesResult:
     cycles: int
     busy: dict[str, int]
     ended: dict[str, int]
+    dram: dram.DramCounters
     causes: dict[str, dict[str, int]]
     events: np.ndarray = field(repr=False)
 
@@ -105,7 +109,7 @@ def isa_header() -> str:
     for kind, renamed in enums:
         items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
         lines.append(f"enum {kind.__name__}Number {{ {items} }};")
-    lines.append(f"constexpr int ACT = {int(Destination.ACT)}, PLANES_MODE = {int(StoreMode.PLANES)};")
+    lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PLANES_MODE = {int(StoreMode.PLANES)};")
     for unit, struct in INSTRUCTIONS.items():
         lines += [f"namespace {unit.name.lower()} {{", *_field_lines(struct), "}"]
     parts = dict(data.Layout.cast(Instruction))
@@ -134,7 +138,7 @@ def _params(config: Config) -> _Params:
     p = _Params(
         beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, program_depth=config.memory.program,
         cols=a.cols, lanes=a.lanes, vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
-        channel_beats=channel_beats(config), spacing=plan.spacing, dequant_latency=plan.make_dequant().latency,
+        channel_beats=channel_beats(config), spacing=plan.spacing, dequant_latency=plan.dequant_latency,
         drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH, sum_settle=ADD + 1,
         sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency)
     for kind in WeightKind:
@@ -146,15 +150,17 @@ def _params(config: Config) -> _Params:
 @cache
 def _library() -> ctypes.CDLL:
     here = Path(__file__).parent
-    path = shared_library(here / "cycles.cpp", headers=[here / "bus.hpp"], generated={"isa.hpp": isa_header()})
+    path = toolchain.shared_library(here / "cycles.cpp", [here / "bus.hpp", here / "dram.hpp"],
+                                    {"isa.hpp": isa_header()})
     library, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_int64
     library.cycles_new.restype = pointer
-    library.cycles_new.argtypes = [ctypes.POINTER(_Params), pointer, number, ctypes.c_uint64, pointer, ctypes.c_uint64,
+    library.cycles_new.argtypes = [pointer, pointer, pointer, number, ctypes.c_uint64, pointer, ctypes.c_uint64,
                                    pointer, ctypes.c_double, ctypes.c_uint64, ctypes.c_int]
     library.cycles_run.argtypes, library.cycles_free.argtypes = [pointer, number], [pointer]
     library.cycles_now.argtypes, library.cycles_now.restype = [pointer], number
     library.cycles_error.argtypes, library.cycles_error.restype = [pointer], ctypes.c_char_p
     library.cycles_counters.argtypes = [pointer] * 4
+    library.cycles_dram_counters.argtypes = [pointer, pointer]
     library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
     return library
 
@@ -185,9 +191,10 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
     library, params = _library(), _params(config)
     words = np.ascontiguousarray(program.instructions)
     image = None if memory is None else np.ascontiguousarray(memory)
-    registers = (ctypes.c_int64 * 4)(*arguments)
+    registers, device = (ctypes.c_int64 * 4)(*arguments), dram.of_config(config)
     model = library.cycles_new(
-        ctypes.byref(params), words.ctypes.data, len(program.instructions), program.symbols["program"].address,
+        ctypes.byref(params), device and ctypes.byref(device), words.ctypes.data, len(program.instructions),
+        program.symbols["program"].address,
         None if image is None else image.ctypes.data, 0 if image is None else image.size, registers, stalls, seed,
         record)
     try:
@@ -196,10 +203,13 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         n = len(Unit)
         busy, ended, causes = (np.zeros(shape, np.int64) for shape in (n, n, (n, len(Cause))))
         library.cycles_counters(model, busy.ctypes.data, ended.ctypes.data, causes.ctypes.data)
+        memory_counters = dram.empty_counters()
+        library.cycles_dram_counters(model, memory_counters)
         events = np.zeros(library.cycles_events(model, None), EVENT)
         library.cycles_events(model, events.ctypes.data)
         return CyclesResult(
             library.cycles_now(model), {u.name: int(busy[u]) for u in Unit}, {u.name: int(ended[u]) for u in Unit},
+            dram.counters_of(memory_counters),
             {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}, events)
     finally:
         library.cycles_free(model)

@@ -151,7 +151,7 @@ void machine_reset(Machine *m) {
     m->top->rst = 0;
 }
 
-Machine *machine_new(uint8_t *memory, uint64_t size, uint64_t latency) {
+Machine *machine_new(uint8_t *memory, uint64_t size) {
     auto *m = new Machine;
     m->context->randReset(0);
 #ifdef WITH_TRACE
@@ -159,7 +159,7 @@ Machine *machine_new(uint8_t *memory, uint64_t size, uint64_t latency) {
 #endif
     m->top.reset(new Vaccelerator{m->context.get()});
     m->memory = memory, m->size = size;
-    m->bus.reset(new wordline::Bus{(int64_t)latency, BEAT});
+    m->bus.reset(new wordline::Bus{1, BEAT, nullptr});
     machine_reset(m);
     return m;
 }
@@ -170,8 +170,12 @@ void machine_free(Machine *m) {
 }
 
 // Memory timing of the programs started next.
-void machine_dram(Machine *m, uint64_t latency) {
-    m->bus.reset(new wordline::Bus{(int64_t)latency, BEAT});
+void machine_dram(Machine *m, int64_t latency, const wordline::DramParams *dram) {
+    m->bus.reset(new wordline::Bus{latency, BEAT, dram});
+}
+
+void machine_dram_counters(Machine *m, int64_t cycle, wordline::DramCounters *out) {
+    *out = m->bus->dram_counters(cycle);
 }
 
 void machine_stalls(Machine *m, double stalls, uint64_t seed) {

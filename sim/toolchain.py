@@ -190,6 +190,29 @@ def cache_dir() -> Path:
     return folder
 
 
+def shared_library(source: Path, headers: Sequence[Path] = (), generated: Mapping[str, str] | None = None) -> Path:
+    """The shared library of a C++17 file, from the cache if this very text and compiler made one.
+
+    Raises :class:`MissingTool` without a compiler and :class:`ToolFailed` if it does not compile. `headers` are files
+    of the source's folder, named here so that a change in one compiles anew; `generated` are texts of headers
+    that are nowhere on disk, by name.
+    """
+    compiler, generated = cxx(), generated or {}
+    flags = ["-shared", "-fPIC", "-O3", "-std=c++17"]
+    texts = [path.read_text() for path in (source, *headers)]
+    digest = hashlib.sha256(repr((texts, generated, flags, compiler.version)).encode()).hexdigest()[:20]
+    library = cache_dir() / f"{source.stem}-{digest}.so"
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in generated.items():
+            (Path(folder) / name).write_text(text)
+        fresh = library.with_suffix(f".{os.getpid()}")  # tests in parallel must never load half of one
+        compiler.run([*flags, f"-I{source.parent}", f"-I{folder}", source, "-o", fresh])
+        fresh.replace(library)
+    return library
+
+
 _BOARDS = "pip install 'wordline[boards]'"
 
 

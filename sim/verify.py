@@ -1,7 +1,7 @@
 """Is the cycle model the RTL? Random programs on random hardware, every start and end compared; failures made small.
 
-A case is plain data: hardware by its overrides of a shipped configuration, blocks of a random program (`random_programs`)
-or a prompt for a random transformer, memory timing, stalls. A failing case is saved as JSON and can be run again.
+A case is plain data: hardware by name, blocks of a random program (`random_programs`), memory timing, stalls. A failing
+case is made small, saved as JSON, and can be run again.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from wordline.rtl.config import Config, load_config
 from wordline.rtl.isa import Unit
 from wordline.sim import cycles
+from wordline.sim.dram_devices import DEVICES, FIELDS
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.random_programs import TOP, Block, build_program, random_blocks
 from wordline.sim.rtl import RtlMachine
@@ -66,7 +67,14 @@ def random_case(hardware: str, seed: int) -> Case:
 
 
 def random_dram(rng: random.Random) -> dict[str, Any]:
-    return {"latency": rng.choice([1, 2, 5, 20, 97])}
+    """A memory: of fixed latency, or a DRAM of any device with random channels and mapping."""
+    fields = list(FIELDS)
+    rng.shuffle(fields)
+    memory: dict[str, Any] = {"latency": rng.choice([1, 2, 5, 20, 97])}
+    if rng.random() < 0.7:
+        memory |= {"kind": rng.choice(sorted(DEVICES)), "channels": rng.choice([0, 1, 2, 8]),
+                   "mapping": rng.choice(["", ":".join(fields)])}
+    return memory
 
 
 class Machines:
@@ -81,7 +89,7 @@ class Machines:
         if key not in self._machines:
             self._machines[key] = RtlMachine(config, say=self.say)
         machine = self._machines[key]
-        machine.set_dram(config.dram)
+        machine.set_dram(config)
         return machine
 
 
@@ -107,7 +115,7 @@ def compare(ours: Any, theirs: Any) -> str:
             i = wrong[np.argmin(np.minimum(b["start"][wrong], a["start"][wrong]))]
             return (f"{wrong.size} of {len(a)} instructions; first {Unit(int(a['unit'][i])).name} {a['index'][i]}: "
                     f"model {a['start'][i]}..{a['end'][i]}, RTL {b['start'][i]}..{b['end'][i]}")
-    for name in ("ended", "busy", "cycles"):
+    for name in ("ended", "busy", "dram", "cycles"):
         if getattr(ours, name) != getattr(theirs, name):
             return f"{name}: model {getattr(ours, name)}, RTL {getattr(theirs, name)}"
     for unit, causes in ours.causes.items():

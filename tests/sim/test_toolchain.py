@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import pytest
@@ -63,3 +64,19 @@ def test_missing_tool_says_how_to_install_it(monkeypatch, tmp_path):
             toolchain.icarus()
     finally:
         toolchain._from_path.cache_clear()
+
+
+def test_shared_library_is_compiled_once_per_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path)
+    source, header = tmp_path / "one.cpp", tmp_path / "one.hpp"
+    source.write_text('#include "one.hpp"\nextern "C" int one() { return ONE; }\n')
+    header.write_text("#define ONE 1\n")
+    first = toolchain.shared_library(source, [header])
+    made = first.stat().st_mtime_ns
+    assert toolchain.shared_library(source, [header]) == first and first.stat().st_mtime_ns == made
+    header.write_text("#define ONE 2\n")
+    second = toolchain.shared_library(source, [header])
+    assert ctypes.CDLL(str(first)).one() == 1 and ctypes.CDLL(str(second)).one() == 2
+    header.write_text("#error none\n")
+    with pytest.raises(toolchain.ToolFailed, match="none"):
+        toolchain.shared_library(source, [header])
