@@ -6,6 +6,7 @@ The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +14,22 @@ import numpy as np
 
 from wordline.compiler.asm import to_array
 from wordline.compiler.builder import Builder, reg
-from wordline.compiler.model import Model, ModelConfig
+from wordline.compiler.model import Model, ModelConfig, layer_shapes
 from wordline.compiler.program import Program
 from wordline.compiler.weights import (
     CompileError,
     Matrix,
     MemoryMap,
     check_accumulator,
+    embedding_row,
     int8_embedding,
     make_matrix,
     quantised,
     require,
+    shape_matrix,
     weight_type,
 )
-from wordline.pe.datatypes import act_max
+from wordline.pe.datatypes import WeightType, act_max
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
@@ -43,8 +46,9 @@ from wordline.rtl.isa import (
 )
 from wordline.rtl.layout import TileLayout, ceil_div
 
-# Registers. PROMPT, LAST, EOS are the host's arguments 1, 2 and 4.
+# Registers. PROMPT, LAST, START, EOS are the host's arguments; START is over when KEY_TILES begins.
 PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
+START = KEY_TILES
 ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
 # Scalars of the vector unit.
 S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_BEST, S_TOKEN, S_EPS = 0, 1, 2, 3, 4, 8, 9, 15
@@ -68,6 +72,18 @@ class _Places:
     rope: int
     rope_row: int
     chunk: int  # tiles of the output head at a time
+
+
+#: Matrices of a layer, and the projections whose rows each takes together.
+MATRICES = {"qkv": ("self_attn.q", "self_attn.k", "self_attn.v"), "o": ("self_attn.o",),
+            "gate_up": ("mlp.gate", "mlp.up"), "down": ("mlp.down",)}
+
+
+def parts_of(c: ModelConfig, layer: int, parts: tuple[str, ...]) -> tuple[list[str], tuple[int, int]]:
+    """Names of a matrix's tensors, and its shape [N, K]."""
+    names = [f"model.layers.{layer}.{part}_proj.weight" for part in parts]
+    shapes = [layer_shapes(c)[f"{part}_proj"] for part in parts]
+    return names, (sum(shape[0] for shape in shapes), shapes[0][1])
 
 
 class LlamaCompiler:
@@ -145,12 +161,12 @@ class LlamaCompiler:
                                              "instruction")
         self.token_address = self.map.take("tokens", 4 * (self.context + 1), "int32", (self.context + 1,))
         body, head = weight_type(config, config.types.weights), weight_type(config, config.types.head_weights)
-        table = int8_embedding(model, beat)
-        self.embedding_row = table.shape[1]
+        self.embedding_row = embedding_row(c.width, beat)
         require(self.embedding_row < 1 << 16, f"{c.name}: an embedding row of {self.embedding_row} bytes "
                                               "is longer than 65535")
-        self.embedding_address = self.map.put("embedding", table, dtype="int8", shape=(c.vocab, c.width),
-                                              layout="float32 scale in the first beat of a row")
+        self.embedding_address = self._put(
+            "embedding", c.vocab * self.embedding_row, lambda: int8_embedding(model, beat), dtype="int8",
+            shape=(c.vocab, c.width), layout="float32 scale in the first beat of a row")
         frequency = c.rope_theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
         angle = np.arange(self.max_context)[:, None] * frequency
         rope = np.concatenate([np.cos(angle), np.sin(angle)], 1).astype("<f4")
@@ -165,14 +181,14 @@ class LlamaCompiler:
         self.offsets: dict[str, int] = {}
         for i in range(c.layers):
             start = self.map.top
-            self.matrices = {name: make_matrix(config, f"layer {i} {name}", quantised(config, w, body))
-                             for name, w in self._layer_weights(i).items()}
-            for name, matrix in self.matrices.items():
-                self.offsets[name] = self.map.put(
-                    f"layer{i}.{name}", matrix.raw, dtype=body.name, layout=repr(matrix.layout)) - start
+            self.matrices = {}
+            for name, parts in MATRICES.items():
+                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", *parts_of(c, i, parts), body)
+                self.offsets[name] = self._put_matrix(f"layer{i}.{name}", matrix) - start
             for name in ("input_layernorm", "post_attention_layernorm"):
-                self.offsets[name] = self.map.put(f"layer{i}.{name}", model.layer(i, name),
-                                                  dtype="float32") - start
+                self.offsets[name] = self._put(
+                    f"layer{i}.{name}", 4 * c.width, lambda i=i, name=name: model.layer(i, name),
+                    dtype="float32") - start
             sizes = {"keys": self.max_context // a.cols * self.key.tile_bytes,
                      "values": c.head_dim // a.cols * self.value.tile_bytes,
                      "value_scales": 4 * self.max_context}
@@ -182,10 +198,10 @@ class LlamaCompiler:
                                                                self.kv.name) - start
             if i == 0:
                 self.layer_address, self.layer_bytes = start, self.map.top - start
-        self.norm_address = self.map.put("norm", model.tensors["model.norm.weight"], dtype="float32")
-        self.head = make_matrix(config, "output head", quantised(config, model.head, head))
-        self.head_address = self.map.put("head", self.head.raw, dtype=head.name,
-                                         layout=repr(self.head.layout))
+        self.norm_address = self._put("norm", 4 * c.width, lambda: model.tensors["model.norm.weight"],
+                                      dtype="float32")
+        self.head = self._matrix("output head", [model.head_name], (c.vocab, c.width), head)
+        self.head_address = self._put_matrix("head", self.head)
         if self.keep_logits:
             self.logit_address = self.map.take("logits", 4 * c.vocab * self.context, "float32",
                                                (self.context, c.vocab))
@@ -194,14 +210,21 @@ class LlamaCompiler:
         require(self.map.top < 1 << config.bus.address_bits,
                 f"{c.name} needs {self.map.top} bytes, bus.address_bits = {config.bus.address_bits}")
 
-    def _layer_weights(self, i: int) -> dict[str, np.ndarray]:
-        w = self.model.layer
-        return {
-            "qkv": np.concatenate([w(i, f"self_attn.{n}_proj") for n in "qkv"]),
-            "o": w(i, "self_attn.o_proj"),
-            "gate_up": np.concatenate([w(i, "mlp.gate_proj"), w(i, "mlp.up_proj")]),
-            "down": w(i, "mlp.down_proj"),
-        }
+    def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType) -> Matrix:
+        """The rows of some tensors, one below the other, as one matrix [N, K]."""
+        if self.model.shape_only:
+            return shape_matrix(self.config, name, shape, dtype)
+        weights = np.concatenate([self.model.tensors[tensor] for tensor in tensors])
+        return make_matrix(self.config, name, quantised(self.config, weights, dtype))
+
+    def _put_matrix(self, name: str, matrix: Matrix) -> int:
+        return self._put(name, matrix.size, lambda: matrix.raw, dtype=matrix.dtype.name, layout=repr(matrix.layout))
+
+    def _put(self, name: str, size: int, data: Callable[[], Any], **about: Any) -> int:
+        """A place in DRAM with its contents, if the model has any."""
+        if self.model.shape_only:
+            return self.map.take(name, size, **about)
+        return self.map.put(name, data(), **about)
 
     # --- Pieces of code.
 
@@ -260,7 +283,7 @@ class LlamaCompiler:
         b, c = self.b, self.c
         b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=c.norm_eps, destination=Destination.SCALAR,
                  dst=S_EPS)
-        b.set(POSITION, 0)
+        b.set(POSITION, 0, START)
         b.label("step")
         self._step_sizes()
         self._embed()

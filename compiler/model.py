@@ -49,23 +49,35 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's shape, tensors (float32, under their Hugging Face names) and tokenizer."""
+    """A model's shape, tensors (float32, under their Hugging Face names) and tokenizer.
+
+    Of a model whose shape alone is known there are no tensors and no tokenizer.
+    """
 
     config: ModelConfig
     tensors: dict[str, np.ndarray]
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     folder: Path
 
     def layer(self, i: int, name: str) -> np.ndarray:
         return self.tensors[f"model.layers.{i}.{name}.weight"]
 
     @property
+    def shape_only(self) -> bool:
+        """Nothing but the shape is known: it can be timed, and not run."""
+        return not self.tensors
+
+    @property
     def embedding(self) -> np.ndarray:
         return self.tensors["model.embed_tokens.weight"]
 
     @property
+    def head_name(self) -> str:
+        return "model.embed_tokens.weight" if self.config.tied else "lm_head.weight"
+
+    @property
     def head(self) -> np.ndarray:
-        return self.embedding if self.config.tied else self.tensors["lm_head.weight"]
+        return self.tensors[self.head_name]
 
 
 def find_model(name: str | Path) -> Path:
@@ -121,15 +133,17 @@ def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
                                           "model.norm.weight": (c.width,)}
     if not c.tied:
         shapes["lm_head.weight"] = (c.vocab, c.width)
-    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
     for i in range(c.layers):
-        layer = {"self_attn.q_proj": (q, c.width), "self_attn.k_proj": (kv, c.width),
-                 "self_attn.v_proj": (kv, c.width), "self_attn.o_proj": (c.width, q),
-                 "mlp.gate_proj": (c.ffn, c.width), "mlp.up_proj": (c.ffn, c.width),
-                 "mlp.down_proj": (c.width, c.ffn), "input_layernorm": (c.width,),
-                 "post_attention_layernorm": (c.width,)}
-        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer_shapes(c).items()}
     return shapes
+
+
+def layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer, and their shapes."""
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    return {"self_attn.q_proj": (q, c.width), "self_attn.k_proj": (kv, c.width), "self_attn.v_proj": (kv, c.width),
+            "self_attn.o_proj": (c.width, q), "mlp.gate_proj": (c.ffn, c.width), "mlp.up_proj": (c.ffn, c.width),
+            "mlp.down_proj": (c.width, c.ffn), "input_layernorm": (c.width,), "post_attention_layernorm": (c.width,)}
 
 
 def load_model(name: str | Path) -> Model:

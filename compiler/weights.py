@@ -6,7 +6,7 @@ import numpy as np
 
 from wordline.compiler.model import Model
 from wordline.compiler.program import Symbol
-from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max
+from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max, max_value
 from wordline.pe.quantize import QuantTensor, quantize
 from wordline.rtl.config import Config
 from wordline.rtl.layout import TileLayout, ceil_div, pack
@@ -52,7 +52,12 @@ class Matrix:
     dtype: WeightType
     layout: TileLayout
     tiles: int
-    raw: np.ndarray
+    raw: np.ndarray | None  # None: of a model whose shape alone is known
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.tiles * self.layout.tile_bytes
 
     def run(self) -> tuple[int, int, int]:
         """All tiles as runs, beats and stride of a STREAM instruction."""
@@ -86,8 +91,29 @@ def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
         The group does not suit the array, a header or K does not fit its memory, or an accumulator
         could overflow.
     """
+    layout = matrix_layout(config, name, q.shape[1], q.dtype)
+    check_accumulator(config, name, int(np.abs(q.integers()).sum(1, dtype=np.int64).max()))
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
+    return Matrix(q.dtype, layout, ceil_div(q.shape[0], config.array.cols), raw)
+
+
+def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: WeightType) -> Matrix:
+    """As `make_matrix` for a matrix of which only the shape [N, K] is known.
+
+    Raises
+    ------
+    CompileError
+        As `make_matrix`; an accumulator could overflow with the largest weights the type has.
+    """
+    layout = matrix_layout(config, name, shape[1], dtype)
+    zero = 128 if dtype.aux is AuxKind.ZERO else 0
+    check_accumulator(config, name, shape[1] * 255 * (max_value(dtype.kind) + zero))
+    return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
+
+
+def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileLayout:
+    """The tiles of a matrix with rows of `k`, if the array can take them."""
     a, m = config.array, config.memory
-    n, k = q.shape
     group = config.types.group_size
     require(group == 0 or group % a.lanes == 0,
             f"{name}: groups of {group} cannot be cut into steps of array.lanes = {a.lanes}")
@@ -98,15 +124,13 @@ def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
             f"{name}: K = {k} does not fit memory.act_elements = {m.act_elements}")
     require((group or steps * a.lanes) <= a.group_max,
             f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
-    layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=q.dtype.bits,
-                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(q.dtype.aux))
+    layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
+                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(dtype.aux))
     for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):
         require(size // config.beat_bytes <= m.meta_beats,
                 f"{name}: the {what} of a tile take {size // config.beat_bytes} beats, "
                 f"memory.meta_beats = {m.meta_beats}")
-    check_accumulator(config, name, int(np.abs(q.integers()).sum(1, dtype=np.int64).max()))
-    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
-    return Matrix(q.dtype, layout, ceil_div(n, a.cols), raw)
+    return layout
 
 
 def check_accumulator(config: Config, name: str, weight_sum: int) -> None:
@@ -117,14 +141,18 @@ def check_accumulator(config: Config, name: str, weight_sum: int) -> None:
             f"array.acc_bits = {config.array.acc_bits}")
 
 
+def embedding_row(width: int, beat_bytes: int) -> int:
+    """Bytes of a row of `int8_embedding`."""
+    return beat_bytes + ceil_div(width, beat_bytes) * beat_bytes
+
+
 def int8_embedding(model: Model, beat_bytes: int) -> np.ndarray:
     """uint8[vocab, row]: per token a beat that begins with its float32 scale, then int8 codes."""
     table = model.embedding
     scale = np.abs(table).max(1) / np.float32(127)
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     codes = np.clip(np.rint(table / scale[:, None]), -127, 127).astype(np.int8)
-    row = beat_bytes + ceil_div(table.shape[1], beat_bytes) * beat_bytes
-    out = np.zeros((len(table), row), np.uint8)
+    out = np.zeros((len(table), embedding_row(table.shape[1], beat_bytes)), np.uint8)
     out[:, :4] = scale[:, None].view(np.uint8)
     out[:, beat_bytes : beat_bytes + table.shape[1]] = codes.view(np.uint8)
     return out
