@@ -2,7 +2,8 @@
 
 Within a stretch of straight code every instruction's reads and writes of the on-chip banks, and of named DRAM regions,
 are known, so a semaphore is added for every read after write, write after read and write after
-write between different units. Around labels a *barrier* makes the sequencer wait until all units
+write between different units. A bank may be taken in parts ("M/scores0"): two parts are strangers, a part and
+its whole are not. Around labels a *barrier* makes the sequencer wait until all units
 but STREAM (which writes only the weight FIFO) have ended what they were given.
 """
 
@@ -40,6 +41,19 @@ def reg(number: int, imm: int = 0) -> tuple[int, int]:
     return imm, number
 
 
+def _overlap(a: str, b: str) -> bool:
+    """The same, or one a part of the other."""
+    return a == b or a.startswith(f"{b}/") or b.startswith(f"{a}/")
+
+
+#: Which part of a bank an instruction means: bank -> name of the part.
+Parts = dict[str, str]
+
+
+def _named(banks: set[str], parts: Parts | None) -> set[str]:
+    return {f"{bank}/{parts[bank]}" if parts and bank in parts else bank for bank in banks if bank}
+
+
 @dataclass
 class _Item:
     unit: Unit
@@ -68,16 +82,23 @@ class Builder:
             needs[producer] = max(needs.get(producer, -1), other)
 
         for name in reads | writes:
-            if name in self._writer:
-                need(self._writer[name])
+            for other, writer in self._writer.items():
+                if _overlap(name, other):
+                    need(writer)
         for name in writes:
-            for other in self._readers.get(name, {}).values():
-                need(other)
+            for other, readers in self._readers.items():
+                if _overlap(name, other):
+                    for reader in readers.values():
+                        need(reader)
         self.items.append(_Item(unit, fields))
         self._wait(index, needs)
         for name in writes:
+            # What this write waited for need not be waited for again by who waits for this write.
+            for old in [other for other in self._writer if other.startswith(f"{name}/")]:
+                del self._writer[old]
+            for old in [other for other in self._readers if other == name or other.startswith(f"{name}/")]:
+                del self._readers[old]
             self._writer[name] = index
-            self._readers[name] = {}
         for name in reads:
             self._readers.setdefault(name, {})[unit] = index
         self._last[unit] = index
@@ -129,9 +150,9 @@ class Builder:
         self.branch(Operation.BLT, counter, limit, name)
 
     def load(self, address: Operand, dst: Operand, count: Operand, element: LoadFormat = LoadFormat.F32,
-             region: str = "") -> None:
+             region: str = "", parts: Parts | None = None) -> None:
         self._emit(Unit.LOAD, {"address": address, "dst": dst, "count": count, "element": element},
-                   {region} - {""}, {"L"})
+                   {region} - {""}, _named({"L"}, parts))
 
     def load_register(self, register: int, address: Operand, region: str = "") -> None:
         """A word of DRAM into a register; the sequencer waits for it."""
@@ -145,20 +166,22 @@ class Builder:
         self._emit(Unit.STREAM, {"address": address, "runs": runs, "beats": beats, "stride": stride},
                    {region} - {""}, set())
 
-    def matmul(self, **fields: Any) -> None:
-        self._emit(Unit.MATMUL, fields, {"ACT", "ROW_SCALE"}, {"M"})
+    def matmul(self, parts: Parts | None = None, **fields: Any) -> None:
+        self._emit(Unit.MATMUL, fields, _named({"ACT", "ROW_SCALE"}, parts), _named({"M"}, parts))
 
-    def vector(self, **fields: Any) -> None:
+    def vector(self, parts: Parts | None = None, **fields: Any) -> None:
         reads = {_BANK_OF_A.get(fields.get("a_source", SourceA.X), "")}
         if Factor.B in (fields.get("multiply"), fields.get("addend")):
             reads.add(_BANK_OF_B[fields.get("b_source", SourceB.X)])
         writes = {_BANK_OF_DESTINATION.get(fields.get("destination", Destination.NONE), "")}
         if isinstance(fields.get("immediate"), float):
             fields["immediate"] = float_bits(fields["immediate"])
-        self._emit(Unit.VECTOR, fields, reads - {""}, writes - {""})
+        self._emit(Unit.VECTOR, fields, _named(reads, parts), _named(writes, parts))
 
-    def store(self, address: Operand, src: Operand, count: Operand, region: str, **fields: Any) -> None:
-        self._emit(Unit.STORE, {"address": address, "src": src, "count": count} | fields, {"S"}, {region})
+    def store(self, address: Operand, src: Operand, count: Operand, region: str, parts: Parts | None = None,
+              **fields: Any) -> None:
+        self._emit(Unit.STORE, {"address": address, "src": src, "count": count} | fields, _named({"S"}, parts),
+                   {region})
 
     def words(self) -> list[int]:
         """The encoded instructions, labels resolved."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from wordline.compiler.asm import to_array
-from wordline.compiler.builder import Builder, reg
+from wordline.compiler.builder import Builder, Parts, reg
 from wordline.compiler.model import Model, ModelConfig, layer_shapes
 from wordline.compiler.program import Program
 from wordline.compiler.weights import (
@@ -58,20 +58,31 @@ _BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
 
 @dataclass(frozen=True)
 class _Places:
-    """Word offsets within a row of banks X and M, and within bank L; strides of the rows."""
+    """Word offsets within a row of banks X and M and of the activation buffer, and within banks L and S; strides of
+    the rows. What a head needs for itself has two places, for even and odd heads, where the memories
+    have room, so that a head's vectors and the next one's matmuls go on side by side."""
 
     x: int  # residual
     work: int
     qk: int
     x_row: int
-    scores: int
+    scores: tuple[int, int]
     heads: int
     m_row: int
+    query: tuple[int, int]
+    probabilities: tuple[int, int]
     gamma: int
-    vscale: int
+    vscale: tuple[int, int]
     rope: int
     rope_row: int
     chunk: int  # tiles of the output head at a time
+
+    def parts(self, h: int) -> Parts:
+        """The parts of the banks that head `h` has for itself."""
+        def name(pair: tuple[int, int]) -> str:
+            return f"{h % 2 if pair[0] != pair[1] else 0}"
+
+        return {"M": f"scores{name(self.scores)}", "L": f"vscale{name(self.vscale)}"}
 
 
 #: Matrices of a layer, and the projections whose rows each takes together.
@@ -95,6 +106,8 @@ class LlamaCompiler:
         self.context = context or self.c.context
         self.b = Builder()
         self.lanes = config.vector.lanes
+        # With one row there is nothing to loop over, and row registers stay 0.
+        self.act_row = T1 if config.array.rows > 1 else 0
         self._check()
         self.places = self._place()
         self._lay_out()
@@ -133,23 +146,37 @@ class LlamaCompiler:
         rotary = (c.heads + c.kv_heads) * half  # words of one half of all queries and keys
         work = max(words(c.ffn), width, words(self.max_context), 2 * rotary)
         x_row = width + work + 2 * rotary
-        scores = words(self.max_context)
-        m_row = max(words(c.qkv), words(2 * c.ffn), scores + words(c.heads * c.head_dim), width)
+        length = words(self.max_context)
+
+        def pair(first: int, size: int, room: int) -> tuple[int, int]:
+            """Two places behind `first` if `room` holds both, else one."""
+            return (first, first + size) if first + 2 * size <= room else (first, first)
+
+        after = words(c.heads * c.head_dim)
+        scores = pair(words(c.qkv), length, config.memory.matmul_floats // v // rows - after)
+        heads = scores[1] + length
+        m_row = max(heads + after, words(2 * c.ffn), width)
+        act = words(config.memory.act_elements)
+        query = pair(0, words(c.head_dim), act)
+        probabilities = pair(query[1] + words(c.head_dim), length, act)
+        if probabilities[1] + length > act:
+            query = probabilities = (0, 0)
         per_tile = config.array.cols // v
         chunk = min(ceil_div(c.vocab, config.array.cols), config.memory.matmul_floats // v // per_tile,
                     config.memory.store_floats // v // per_tile)
         gamma = width  # bank L: embedding row first
-        vscale = gamma + width
-        rope = vscale + words(self.max_context)
+        vscale = pair(gamma + width, length, words(config.memory.load_floats) - rows * 2 * half)
+        rope = vscale[1] + length
         floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v,
                   "load_floats": (rope + rows * 2 * half) * v,
-                  "store_floats": (c.head_dim // v + 1) * v, "act_elements": max(c.width, c.ffn)}
+                  "store_floats": 2 * (c.head_dim // v + 1) * v, "act_elements": max(c.width, c.ffn)}
         for name, need in floats.items():
             have = getattr(config.memory, name)
             require(need <= have, f"{c.name} with context {self.context} needs memory.{name} = "
                                   f"{1 << (need - 1).bit_length()}, the configuration has {have}")
-        return _Places(x=0, work=width, qk=width + work, x_row=x_row, scores=0, heads=scores, m_row=m_row,
-                       gamma=gamma, vscale=vscale, rope=rope, rope_row=2 * half, chunk=chunk)
+        return _Places(x=0, work=width, qk=width + work, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
+                       query=query, probabilities=probabilities, gamma=gamma, vscale=vscale, rope=rope,
+                       rope_row=2 * half, chunk=chunk)
 
     # --- DRAM.
 
@@ -239,8 +266,9 @@ class LlamaCompiler:
                       slot=slot, **matrix.matmul_fields())
 
     def quantise(self, *, slot: int, length: object, pad: object = 0, source: tuple[SourceA, object],
-                 bits: int, row: bool = True, factor: float = 1.0, divide_total: bool = False) -> None:
-        """Activations of one row out of a vector whose largest magnitude is in S_SUM.
+                 bits: int, row: bool = True, factor: float = 1.0, divide_total: bool = False, act: int = 0,
+                 parts: Parts | None = None) -> None:
+        """Activations of one row, from word `act` on, out of a vector whose largest magnitude is in S_SUM.
 
         The row scale is ``absmax / top``, times `factor`, or times scalar S_TOTAL.
         """
@@ -253,12 +281,12 @@ class LlamaCompiler:
         else:
             scaled = {"multiply": Factor.IMMEDIATE, "immediate": float(factor)}
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, **scaled,
-                 destination=Destination.ROW_SCALE, dst=reg(ROW, number) if row else number)
+                 destination=Destination.ROW_SCALE, dst=reg(ROW, number) if row else number, parts=parts)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_INVERSE)
         b.vector(len=length, pad=pad, a_source=source[0], a=source[1], multiply=Factor.SCALAR,
                  multiply_scalar=S_INVERSE, function=Function.INT, bits=_BITS[bits],
-                 destination=Destination.ACT, dst=reg(T1) if row else 0)
+                 destination=Destination.ACT, dst=reg(self.act_row, act) if row else act, parts=parts)
 
     def norm(self, x: object, work: object) -> None:
         """RMSNorm of a residual row with the gain in bank L into `work`; largest magnitude in S_SUM."""
@@ -288,6 +316,7 @@ class LlamaCompiler:
         self._step_sizes()
         self._embed()
         b.set(LAYER, 0)
+        self.stream("qkv")
         b.label("layer")
         self._attention()
         self._mlp()
@@ -354,58 +383,71 @@ class LlamaCompiler:
             b.load(reg(T1, self.rope_address), reg(T2, p.rope), c.head_dim)
 
     def _attention(self) -> None:
+        """Attention of a layer. While one head's softmax is computed, the array multiplies the next head's keys, and
+        the keys and values of the head after that are rotated, quantised and stored."""
         b, c, p, t = self.b, self.c, self.places, self.config.types
-        b.load(self.in_layer("input_layernorm"), p.gamma, c.width)
-        self.stream("qkv")
+        per_kv = c.heads // c.kv_heads
+        b.load(self.in_layer("input_layernorm"), p.gamma, c.width, parts={"L": "gamma"})
         with self.rows("norm1", act=True):
             self.norm(reg(ROW_X, p.x), reg(ROW_X, p.work))
             self.quantise(slot=0, length=c.width, source=(SourceA.X, reg(ROW_X, p.work)), bits=t.acts)
         self.matmul(self.matrices["qkv"], slot=0, rows=reg(TOKENS))
-        with self.rows("rotate"):
-            self._rotate()
-            self._store_cache()
-        for h in range(c.heads):
-            self._head(h)
-        self.stream("o")
+        self._store_cache(0)
+        for h in range(c.heads + 1):
+            # Streams first: what they bring lies ready while the vector unit is at work.
+            if h < c.heads:
+                self._stream_keys(h)
+            if h > 0:
+                self._stream_values(h - 1)
+            if h == c.heads:
+                self.stream("o")
+            if h < c.heads:
+                if h % per_kv == 0 and h // per_kv + 1 < c.kv_heads:
+                    self._store_cache(h // per_kv + 1)
+                self._scores(h)
+            if h > 0:
+                self._values(h - 1)
         with self.rows("quantise_o", act=True):
             source = (SourceA.M, reg(ROW_M, p.heads))
             n = c.heads * c.head_dim
-            b.vector(len=n, a_source=SourceA.M, a=source[1], reduction=Reduction.ABSMAX, scalar=S_SUM)
-            self.quantise(slot=0, length=n, source=source, bits=t.acts)
+            parts = {"M": "heads"}
+            b.vector(len=n, a_source=SourceA.M, a=source[1], reduction=Reduction.ABSMAX, scalar=S_SUM, parts=parts)
+            self.quantise(slot=0, length=n, source=source, bits=t.acts, parts=parts)
         self.matmul(self.matrices["o"], slot=0, rows=reg(TOKENS))
 
-    def _rotate(self) -> None:
-        """RoPE on all queries and keys of a row: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
+    def _rotate(self, start: int, n: int) -> None:
+        """RoPE on `n` of a row's heads, queries first, then keys: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
         b, c, p = self.b, self.c, self.places
         half = c.head_dim // 2 // self.lanes
-        n = c.heads + c.kv_heads
         b.control(Operation.MULI, rd=T1, ra=ROW, value=p.rope_row)
         cos, sin = reg(T1, p.rope), reg(T1, p.rope + half)
-        first, second = reg(ROW_M, 0), reg(ROW_M, half)
+        first, second = reg(ROW_M, 2 * half * start), reg(ROW_M, 2 * half * start + half)
+        out = p.qk + 2 * half * start
         t1, t2 = reg(ROW_X, p.work), reg(ROW_X, p.work + n * half)
-        segments = {"len": c.head_dim // 2, "outer": n - 1}
 
         def product(source: object, table: object, dst: object) -> None:
-            b.vector(**segments, a_source=SourceA.M, a=source, a_stride=2 * half, multiply=Factor.B,
-                     b_source=SourceB.L, b=table, destination=Destination.X, dst=dst, dst_stride=half)
+            b.vector(len=c.head_dim // 2, outer=n - 1, a_source=SourceA.M, a=source, a_stride=2 * half,
+                     multiply=Factor.B, b_source=SourceB.L, b=table, destination=Destination.X, dst=dst,
+                     dst_stride=half, parts={"M": "qkv", "L": "rope"})
 
         def combine(negate: int, dst: object) -> None:
-            b.vector(**segments, a=t1, a_stride=half, addend=Factor.B, b_source=SourceB.X, b=t2,
-                     b_stride=half, negate_addend=negate, destination=Destination.X, dst=dst,
+            b.vector(len=c.head_dim // 2, outer=n - 1, a=t1, a_stride=half, addend=Factor.B, b_source=SourceB.X,
+                     b=t2, b_stride=half, negate_addend=negate, destination=Destination.X, dst=dst,
                      dst_stride=2 * half)
 
         product(first, cos, t1)
         product(second, sin, t2)
-        combine(1, reg(ROW_X, p.qk))
+        combine(1, reg(ROW_X, out))
         product(second, cos, t1)
         product(first, sin, t2)
-        combine(0, reg(ROW_X, p.qk + half))
+        combine(0, reg(ROW_X, out + half))
 
-    def _store_cache(self) -> None:
-        """Quantise a row's keys and values and write them where the array will read them."""
+    def _store_cache(self, h: int) -> None:
+        """Rotate key-value head `h` and its queries, quantise key and value, and write them where the array will
+        read them."""
         b, c, p, a = self.b, self.c, self.places, self.config.array
         dim = c.head_dim // self.lanes
-        b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+        beat_mask = {"mode": StoreMode.PLANES, "planes": self.kv.bits, "plane_stride": self.key.plane_bytes}
 
         def split(tile: int, tile_bytes: int, within: int) -> None:
             """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
@@ -416,72 +458,109 @@ class LlamaCompiler:
             b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
 
-        def restore_row() -> None:
-            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
-
-        def codes(source: SourceA, at: tuple[int, int]) -> None:
+        def codes(source: SourceA, at: tuple[int, int], place: int, parts: Parts) -> None:
             """Integers of one head into bank S, their scale into the word behind them."""
-            b.vector(len=c.head_dim, a_source=source, a=at, reduction=Reduction.ABSMAX, scalar=S_SUM)
+            b.vector(len=c.head_dim, a_source=source, a=at, reduction=Reduction.ABSMAX, scalar=S_SUM, parts=parts)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
                      immediate=1.0 / act_max(self.kv.bits), destination=Destination.SCALAR, dst=S_SCALE)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                      destination=Destination.SCALAR, dst=S_INVERSE)
             b.vector(len=c.head_dim, a_source=source, a=at, multiply=Factor.SCALAR,
                      multiply_scalar=S_INVERSE, function=Function.INT, bits=_BITS[self.kv.bits],
-                     destination=Destination.S, dst=0)
-            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=dim)
+                     destination=Destination.S, dst=place, parts=parts)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=place + dim,
+                     parts=parts)
 
-        planes = {"mode": StoreMode.PLANES, "planes": self.kv.bits, "plane_stride": self.key.plane_bytes}
-        for h in range(c.kv_heads):
-            codes(SourceA.X, reg(ROW_X, p.qk + (c.heads + h) * dim))
+        key, value = {"S": "key", "M": "qkv"}, {"S": "value", "M": "qkv"}
+        keys, values = f"keys{h}", f"values{h}"
+        per_kv = c.heads // c.kv_heads
+        with self.rows(f"cache{h}"):
+            self._rotate(c.heads + h, 1)
+            codes(SourceA.X, reg(ROW_X, p.qk + (c.heads + h) * dim), 0, key)
+            codes(SourceA.M, reg(ROW_M, (c.heads + c.kv_heads + h) * dim), dim + 1, value)
+            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
             split(a.cols, self.key.tile_bytes, a.lanes // 8)
-            b.store(reg(T2, self.layer_address + self.offsets[f"keys{h}"] + self.key.header_bytes), 0,
-                    c.head_dim // a.lanes, "kv", piece=a.lanes, run_stride=self.key.step_bytes, **planes)
+            b.store(reg(T2, self.layer_address + self.offsets[keys] + self.key.header_bytes), 0,
+                    c.head_dim // a.lanes, keys, piece=a.lanes, run_stride=self.key.step_bytes, parts=key,
+                    **beat_mask)
             split(a.cols, self.key.tile_bytes, 4)
-            b.store(reg(T2, self.layer_address + self.offsets[f"keys{h}"]), dim, 1, "kv")
-            restore_row()
-            codes(SourceA.M, reg(ROW_M, (c.heads + c.kv_heads + h) * dim))
+            b.store(reg(T2, self.layer_address + self.offsets[keys]), dim, 1, keys, parts=key)
             split(a.lanes, self.value.step_bytes, a.cols // 8)
-            b.store(reg(T2, self.layer_address + self.offsets[f"values{h}"]), 0, c.head_dim // a.cols, "kv",
-                    piece=a.cols, run_stride=self.value.tile_bytes, **planes)
+            b.store(reg(T2, self.layer_address + self.offsets[values]), dim + 1, c.head_dim // a.cols, values,
+                    piece=a.cols, run_stride=self.value.tile_bytes, parts=value, **beat_mask)
             b.control(Operation.SHL, rd=T2, ra=T1, value=2)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
-            b.store(reg(T2, self.layer_address + self.offsets[f"value_scales{h}"]), dim, 1, "kv")
+            b.store(reg(T2, self.layer_address + self.offsets[f"value_scales{h}"]), 2 * dim + 1, 1, values,
+                    parts=value)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+            self._rotate(h * per_kv, per_kv)
 
-    def _head(self, h: int) -> None:
-        """Scores, softmax and weighted values of one head, for all tokens of the step."""
+    def _head_matmul(self, h: int, operand: str, **fields: Any) -> None:
+        """A matmul with keys or values; `operand` names what it takes from the activation buffer."""
+        p = self.places
+        parts = p.parts(h) | {"ACT": operand, "ROW_SCALE": operand}
+        if operand.startswith("p"):
+            parts["M"] = "heads"
+        self.b.matmul(kind=int(self.kv.kind), planes=self.kv.bits, groups=1, out_stride=p.m_row, rows=reg(TOKENS),
+                      parts=parts, **fields)
+
+    def _operand(self, name: str, pair: tuple[int, int], h: int) -> tuple[int, str, Parts]:
+        """A head's place in the activation buffer in words, its name, and the parts that are written with it."""
+        if self.places.query == self.places.probabilities:  # no room to tell them apart
+            return pair[0], f"{name}x", {}
+        part = f"{name}{h % 2 if pair[0] != pair[1] else 0}"
+        return pair[h % 2], part, {"ACT": part, "ROW_SCALE": part}
+
+    def _scores(self, h: int) -> None:
+        """Query times keys, for all tokens of the step."""
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
         kv = h // (c.heads // c.kv_heads)
-        dim, beats = c.head_dim // self.lanes, self.key.tile_beats
-        b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, "kv")
-        b.load(self.in_layer(f"value_scales{kv}"), p.vscale, reg(CONTEXT), region="kv")
+        dim = c.head_dim // self.lanes
+        at, operand, parts = self._operand("q", p.query, h)
+        slot = 1 if h % 2 else 3
+        b.load(self.in_layer(f"value_scales{kv}"), p.vscale[h % 2], reg(CONTEXT), region=f"values{kv}",
+               parts=p.parts(h))
         with self.rows(f"query{h}", act=True):
             source = (SourceA.X, reg(ROW_X, p.qk + h * dim))
             b.vector(len=c.head_dim, a=source[1], reduction=Reduction.ABSMAX, scalar=S_SUM)
             # Scores come out in units of ln 2 and divided by sqrt(head_dim), ready for exp2.
-            self.quantise(slot=1, length=c.head_dim, source=source, bits=t.acts,
+            self.quantise(slot=slot, length=c.head_dim, source=source, bits=t.acts, act=at, parts=parts,
                           factor=math.log2(math.e) / math.sqrt(c.head_dim))
-        common = {"kind": int(self.kv.kind), "planes": self.kv.bits, "groups": 1,
-                  "out_stride": p.m_row, "act": 0, "rows": reg(TOKENS)}
-        b.matmul(tiles=reg(KEY_TILES), steps=self.key.steps, out=p.scores, slot=1, channel_scales=1, **common)
-        b.stream(self.in_layer(f"values{kv}"), c.head_dim // a.cols, reg(VALUE_BEATS),
-                 self.value.tile_beats, "kv")
+        self._head_matmul(h, operand, tiles=reg(KEY_TILES), steps=self.key.steps, out=p.scores[h % 2], slot=slot,
+                          channel_scales=1, act=at * self.lanes // a.lanes)
+
+    def _stream_keys(self, h: int) -> None:
+        kv, beats = h // (self.c.heads // self.c.kv_heads), self.key.tile_beats
+        self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
+
+    def _stream_values(self, h: int) -> None:
+        c, a = self.c, self.config.array
+        kv = h // (c.heads // c.kv_heads)
+        self.b.stream(self.in_layer(f"values{kv}"), c.head_dim // a.cols, reg(VALUE_BEATS), self.value.tile_beats,
+                      f"values{kv}")
+
+    def _values(self, h: int) -> None:
+        """Softmax of the scores, and the values weighted with it."""
+        b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        dim = c.head_dim // self.lanes
+        at, operand, parts = self._operand("p", p.probabilities, h)
+        ours, slot = p.parts(h), 2 if h % 2 else 0
         with self.rows(f"softmax{h}", act=True):
             b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
             b.set(T2, 1, T2)
-            scores, work, n = reg(ROW_M, p.scores), reg(ROW_X, p.work), reg(T2)
-            b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST)
+            scores, work, n = reg(ROW_M, p.scores[h % 2]), reg(ROW_X, p.work), reg(T2)
+            b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
             b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
                      negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
-                     reduction=Reduction.SUM, scalar=S_TOTAL)
+                     reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
                      destination=Destination.SCALAR, dst=S_TOTAL)
-            b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale, b_source=SourceB.L,
-                     destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
-            self.quantise(slot=2, length=n, pad=reg(CONTEXT), source=(SourceA.X, work), bits=t.acts,
-                          divide_total=True)
-        b.matmul(tiles=c.head_dim // a.cols, steps=reg(VALUE_STEPS), out=p.heads + h * dim, slot=2,
-                 transposed=1, **common)
+            b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[h % 2], b_source=SourceB.L,
+                     destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM, parts=ours)
+            self.quantise(slot=slot, length=n, pad=reg(CONTEXT), source=(SourceA.X, work), bits=t.acts,
+                          divide_total=True, act=at, parts=parts)
+        self._head_matmul(h, operand, tiles=c.head_dim // a.cols, steps=reg(VALUE_STEPS), out=p.heads + h * dim,
+                          slot=slot, transposed=1, act=at * self.lanes // a.lanes)
 
     def _residual(self) -> None:
         p = self.places
@@ -512,6 +591,13 @@ class LlamaCompiler:
                      destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
             self.quantise(slot=0, length=c.ffn, source=(SourceA.X, work), bits=t.acts)
         self.matmul(self.matrices["down"], slot=0, rows=reg(TOKENS))
+        # The next layer's first weights come while this layer ends; behind the last layer, none.
+        tiles, beats, stride = self.matrices["qkv"].run()
+        b.set(T1, -(c.layers - 1) * self.layer_bytes, LAYER)
+        b.control(Operation.SHR, rd=T1, ra=T1, value=31)
+        b.control(Operation.SHR, rd=T1, ra=T1, value=31)
+        b.control(Operation.ANDI, rd=T1, ra=T1, value=tiles)
+        b.stream(self.in_layer("qkv", self.layer_bytes), reg(T1), beats, stride)
         with self.rows("residual2"):
             self._residual()
 
@@ -551,6 +637,8 @@ class _Rows:
 
     def __enter__(self) -> None:
         b, p = self.compiler.b, self.compiler.places
+        if not self.compiler.act_row:
+            return
         self.loop.__enter__()
         b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
         b.control(Operation.MULI, rd=ROW_X, ra=ROW, value=p.x_row)
@@ -558,7 +646,8 @@ class _Rows:
             b.control(Operation.SHL, rd=T1, ra=ROW, value=12)
 
     def __exit__(self, *error: Any) -> None:
-        self.loop.__exit__(*error)
+        if self.compiler.act_row:
+            self.loop.__exit__(*error)
 
 
 def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits: bool = True) -> Program:

@@ -56,8 +56,14 @@ class Model:
 
     config: ModelConfig
     tensors: dict[str, np.ndarray]
-    tokenizer: Tokenizer | None
+    vocabulary: Tokenizer | None
     folder: Path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self.vocabulary is None:
+            raise ModelError(f"{self.config.name} is a shape without weights and tokenizer: it can be timed, not run")
+        return self.vocabulary
 
     def layer(self, i: int, name: str) -> np.ndarray:
         return self.tensors[f"model.layers.{i}.{name}.weight"]

@@ -3,7 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from wordline.compiler.model import EMBEDDED, Model, ModelConfig, ModelError, find_model, read_config
+from wordline.compiler.model import (
+    EMBEDDED,
+    Model,
+    ModelConfig,
+    ModelError,
+    find_model,
+    read_config,
+)
 
 _LLAMA2 = ModelConfig(
     name="llama-2-7b", layers=32, width=4096, heads=32, kv_heads=32, head_dim=128, ffn=11008, vocab=32000, context=4096,
