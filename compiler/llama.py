@@ -8,6 +8,7 @@ The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from wordline.pe.datatypes import WeightType, act_max
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
+    CodeOrder,
     Destination,
     Factor,
     Function,
@@ -201,10 +203,10 @@ class LlamaCompiler:
 
         # A layer is one block: weights, gains, cache; all layers alike, so that one register leads to each.
         self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=self.kv.bits,
-                              steps=c.head_dim // a.lanes, group_scales=False)
+                              steps=c.head_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
         self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
                                 planes=self.kv.bits, steps=self.max_context // a.lanes, group_scales=False,
-                                channel_scales=False, transposed=True)
+                                channel_scales=False, order=CodeOrder.LANES)
         self.offsets: dict[str, int] = {}
         for i in range(c.layers):
             start = self.map.top
@@ -214,8 +216,7 @@ class LlamaCompiler:
                 self.offsets[name] = self._put_matrix(f"layer{i}.{name}", matrix) - start
             for name in ("input_layernorm", "post_attention_layernorm"):
                 self.offsets[name] = self._put(
-                    f"layer{i}.{name}", 4 * c.width, lambda i=i, name=name: model.layer(i, name),
-                    dtype="float32") - start
+                    f"layer{i}.{name}", 4 * c.width, partial(model.layer, i, name), dtype="float32") - start
             sizes = {"keys": self.max_context // a.cols * self.key.tile_bytes,
                      "values": c.head_dim // a.cols * self.value.tile_bytes,
                      "value_scales": 4 * self.max_context}
@@ -447,7 +448,7 @@ class LlamaCompiler:
         read them."""
         b, c, p, a = self.b, self.c, self.places, self.config.array
         dim = c.head_dim // self.lanes
-        beat_mask = {"mode": StoreMode.PLANES, "planes": self.kv.bits, "plane_stride": self.key.plane_bytes}
+        packed = {"mode": StoreMode.PACKED, "bits": self.kv.bits}
 
         def split(tile: int, tile_bytes: int, within: int) -> None:
             """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
@@ -479,15 +480,15 @@ class LlamaCompiler:
             codes(SourceA.X, reg(ROW_X, p.qk + (c.heads + h) * dim), 0, key)
             codes(SourceA.M, reg(ROW_M, (c.heads + c.kv_heads + h) * dim), dim + 1, value)
             b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
-            split(a.cols, self.key.tile_bytes, a.lanes // 8)
+            split(a.cols, self.key.tile_bytes, a.lanes * self.kv.bits // 8)
             b.store(reg(T2, self.layer_address + self.offsets[keys] + self.key.header_bytes), 0,
                     c.head_dim // a.lanes, keys, piece=a.lanes, run_stride=self.key.step_bytes, parts=key,
-                    **beat_mask)
+                    **packed)
             split(a.cols, self.key.tile_bytes, 4)
             b.store(reg(T2, self.layer_address + self.offsets[keys]), dim, 1, keys, parts=key)
-            split(a.lanes, self.value.step_bytes, a.cols // 8)
+            split(a.lanes, self.value.step_bytes, a.cols * self.kv.bits // 8)
             b.store(reg(T2, self.layer_address + self.offsets[values]), dim + 1, c.head_dim // a.cols, values,
-                    piece=a.cols, run_stride=self.value.tile_bytes, parts=value, **beat_mask)
+                    piece=a.cols, run_stride=self.value.tile_bytes, parts=value, **packed)
             b.control(Operation.SHL, rd=T2, ra=T1, value=2)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
             b.store(reg(T2, self.layer_address + self.offsets[f"value_scales{h}"]), 2 * dim + 1, 1, values,
@@ -527,7 +528,7 @@ class LlamaCompiler:
             self.quantise(slot=slot, length=c.head_dim, source=source, bits=t.acts, act=at, parts=parts,
                           factor=math.log2(math.e) / math.sqrt(c.head_dim))
         self._head_matmul(h, operand, tiles=reg(KEY_TILES), steps=self.key.steps, out=p.scores[h % 2], slot=slot,
-                          channel_scales=1, act=at * self.lanes // a.lanes)
+                          channel_scales=1, order=CodeOrder.COLUMNS, act=at * self.lanes // a.lanes)
 
     def _stream_keys(self, h: int) -> None:
         kv, beats = h // (self.c.heads // self.c.kv_heads), self.key.tile_beats
@@ -560,7 +561,7 @@ class LlamaCompiler:
             self.quantise(slot=slot, length=n, pad=reg(CONTEXT), source=(SourceA.X, work), bits=t.acts,
                           divide_total=True, act=at, parts=parts)
         self._head_matmul(h, operand, tiles=c.head_dim // a.cols, steps=reg(VALUE_STEPS), out=p.heads + h * dim,
-                          slot=slot, transposed=1, act=at * self.lanes // a.lanes)
+                          slot=slot, order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
 
     def _residual(self) -> None:
         p = self.places

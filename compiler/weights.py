@@ -1,6 +1,7 @@
 """Quantised weights of a model and where everything lies in DRAM."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Matrix:
         beats = self.layout.tile_beats
         return self.tiles, beats, beats
 
-    def matmul_fields(self) -> dict[str, int]:
+    def matmul_fields(self) -> dict[str, Any]:
         lay = self.layout
         return {"kind": int(self.dtype.kind), "planes": lay.planes, "steps": lay.steps,
                 "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),

@@ -105,6 +105,17 @@ class Aux(enum.IntEnum, shape=unsigned(2)):
     ZERO = 2
 
 
+class CodeOrder(enum.IntEnum, shape=unsigned(2)):
+    """How the codes of a step lie in its beats."""
+
+    #: Bit planes, the least significant first; bit ``column*lanes + lane`` of each.
+    PLANES = 0
+    #: Whole codes of 4 or 8 bits, code number ``column*lanes + lane``: what a column multiplies lies together.
+    COLUMNS = 1
+    #: The same, code number ``lane*cols + column``: what a lane multiplies lies together.
+    LANES = 2
+
+
 class MatmulInstruction(data.Struct):
     """``Y[rows, tiles*cols] = X[rows, steps*lanes] . W^T`` with W from the weight FIFO, X from the
     activation buffer, Y to bank M. Row r of Y starts at word ``out + r*out_stride``.
@@ -122,7 +133,7 @@ class MatmulInstruction(data.Struct):
     tiles: Short
     steps: Short
     out: Short
-    #: `wordline.pe.datatypes.WeightKind`, and the bit planes per step.
+    #: `wordline.pe.datatypes.WeightKind`, and the bits of a code.
     kind: unsigned(4)
     planes: unsigned(4)
     #: Steps in a group; the last group of a tile may be shorter. 0: the whole row is one group.
@@ -132,11 +143,10 @@ class MatmulInstruction(data.Struct):
     aux: Aux
     channel_scales: unsigned(1)
     group_scales: unsigned(1)
-    #: Codes of a step are in order ``lane*cols + column`` instead of ``column*lanes + lane``.
-    transposed: unsigned(1)
+    order: CodeOrder
     slot: unsigned(2)
     out_stride: unsigned(16)
-    padding: unsigned(57)
+    padding: unsigned(56)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):
@@ -262,9 +272,9 @@ class VectorInstruction(data.Struct):
 class StoreMode(enum.IntEnum, shape=unsigned(1)):
     #: ``count`` 32-bit elements of bank S to consecutive addresses (any 4-byte aligned ``address``).
     WORDS = 0
-    #: ``count`` runs of ``piece`` integers; the bits p of a run go to ``address + run*run_stride +
-    #: p*plane_stride``, for p in 0 .. planes-1: ``piece``/8 bytes each, bit i of them from integer i.
-    PLANES = 1
+    #: ``count`` runs of ``piece`` integers of ``bits`` bits (4 or 8), one behind the other; a run goes to
+    #: ``address + run*run_stride``, which its own size divides.
+    PACKED = 1
 
 
 class StoreInstruction(data.Struct):
@@ -280,11 +290,10 @@ class StoreInstruction(data.Struct):
     unused0: Short
     unused1: Short
     mode: StoreMode
-    planes: unsigned(4)
+    bits: unsigned(4)
     piece: unsigned(8)
-    plane_stride: unsigned(16)
     run_stride: unsigned(32)
-    padding: unsigned(55)
+    padding: unsigned(71)
 
 
 class Operation(enum.IntEnum, shape=unsigned(5)):

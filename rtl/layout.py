@@ -2,9 +2,9 @@
 
 W[N, K] is cut into tiles of `cols` output channels. A tile holds, each section filled up to a whole
 beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits) or
-zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, as bit
-planes of `cols*lanes` bits, least significant plane first. Bit ``c*lanes + l`` of a plane belongs to
-column c and lane l (transposed: ``l*cols + c``).
+zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, in one of
+the orders of `isa.CodeOrder`: as bit planes of `cols*lanes` bits, or as whole codes, which single elements
+can be written to (the KV cache).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wordline.pe.datatypes import AUX_BITS, AuxKind
+from wordline.rtl.isa import CodeOrder
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -40,7 +41,7 @@ class TileLayout:
     aux: AuxKind = AuxKind.NONE
     channel_scales: bool = True
     group_scales: bool = True
-    transposed: bool = False
+    order: CodeOrder = CodeOrder.PLANES
 
     def __post_init__(self) -> None:
         for name in ("cols", "lanes", "bus_bits"):
@@ -53,6 +54,8 @@ class TileLayout:
                              "bits or be a multiple of it")
         if not 1 <= self.planes <= 8:
             raise ValueError(f"planes must be 1 to 8, not {self.planes}")
+        if self.order != CodeOrder.PLANES and self.planes not in (4, 8):
+            raise ValueError(f"whole codes have 4 or 8 bits, not {self.planes}")
         if self.steps < 1 or self.group_steps < 0:
             raise ValueError(f"steps must be at least 1 and group_steps at least 0, not {self.steps} and "
                              f"{self.group_steps}")
@@ -158,11 +161,14 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
         section(at, np.packbits(raw >> np.arange(bits, dtype=np.uint8) & 1, bitorder="little",
                                 axis=None).reshape(tiles, -1))
     blocks = tiled(codes, layout.steps * lanes).reshape(tiles, c, layout.steps, lanes)
-    order = (0, 2, 3, 1) if layout.transposed else (0, 2, 1, 3)
+    order = (0, 2, 3, 1) if layout.order == CodeOrder.LANES else (0, 2, 1, 3)
     blocks = blocks.transpose(order).reshape(tiles, layout.steps, 1, c * lanes)
     planes = np.arange(layout.planes, dtype=np.uint8)[:, None]
     for t in range(tiles):  # one tile at a time: a bit per byte is eight times the memory
-        bits_ = np.packbits(blocks[t] >> planes & 1, axis=-1, bitorder="little").reshape(-1)
+        bits = blocks[t] >> planes & 1
+        if layout.order != CodeOrder.PLANES:
+            bits = bits.transpose(0, 2, 1)
+        bits_ = np.packbits(bits.reshape(layout.steps, -1), axis=-1, bitorder="little").reshape(-1)
         out[t, layout.header_bytes : layout.header_bytes + bits_.size] = bits_
     return out.reshape(-1)
 
@@ -193,10 +199,14 @@ def unpack(layout: TileLayout, raw: np.ndarray) -> tuple[np.ndarray, ...]:
     start = layout.header_bytes
     codes = np.empty((tiles, c, layout.steps, lanes), np.uint8)
     planes = (1 << np.arange(layout.planes, dtype=np.uint8))[:, None]
-    shape = (lanes, c) if layout.transposed else (c, lanes)
+    shape = (lanes, c) if layout.order == CodeOrder.LANES else (c, lanes)
     for t in range(tiles):
         part = raw[t, start : start + layout.steps * layout.step_bytes]
-        bits_ = np.unpackbits(part, bitorder="little").reshape(layout.steps, layout.planes, c * lanes)
+        bits_ = np.unpackbits(part, bitorder="little").reshape(layout.steps, -1)
+        if layout.order == CodeOrder.PLANES:
+            bits_ = bits_.reshape(layout.steps, layout.planes, c * lanes)
+        else:
+            bits_ = bits_.reshape(layout.steps, c * lanes, layout.planes).transpose(0, 2, 1)
         step = (bits_ * planes).sum(1, dtype=np.uint8).reshape(layout.steps, *shape)
-        codes[t] = step.transpose(2, 0, 1) if layout.transposed else step.transpose(1, 0, 2)
+        codes[t] = step.transpose(2, 0, 1) if layout.order == CodeOrder.LANES else step.transpose(1, 0, 2)
     return codes.reshape(n, -1), scales, aux, channel

@@ -12,7 +12,7 @@ from wordline.rtl.column import Column, ColumnPlan, place_column
 from wordline.rtl.config import Config
 from wordline.rtl.drain import Drain, bank_m_port
 from wordline.rtl.gearbox import MAX_PLANES, Gearbox
-from wordline.rtl.isa import Aux, MatmulInstruction
+from wordline.rtl.isa import Aux, CodeOrder, MatmulInstruction
 from wordline.rtl.ports import ReadPort, UnitPort
 
 
@@ -169,12 +169,20 @@ class MatmulUnit(wiring.Component):
         group_last, tile_last = Signal(), Signal()  # of the offered step
         issue_parity, held_parity = Signal(), Signal()
         codes = Signal(8 * cols * lanes)
-        planes = [gearbox.steps.payload.word_select(p, cols * lanes) for p in range(MAX_PLANES)]
-
-        def ordered(i: int, j: int) -> Value:
-            """All bits of the code of column i, lane j."""
-            return Mux(instruction.transposed, Cat(p[j * cols + i] for p in planes),
-                       Cat(p[i * lanes + j] for p in planes))
+        step_bits = gearbox.steps.payload
+        planes = [step_bits.word_select(p, cols * lanes) for p in range(MAX_PLANES)]
+        ordered = Signal(8 * cols * lanes)  # the codes, of column i and lane j at i*lanes + j
+        every = [(i, j) for i in range(cols) for j in range(lanes)]
+        with m.Switch(Cat(instruction.order, instruction.planes[2:])):
+            for bits in (8, 4):
+                with m.Case(CodeOrder.COLUMNS | bits // 4 << 2):
+                    m.d.comb += ordered.eq(Cat(
+                        Cat(step_bits.word_select(i * lanes + j, bits), Const(0, 8 - bits)) for i, j in every))
+                with m.Case(CodeOrder.LANES | bits // 4 << 2):
+                    m.d.comb += ordered.eq(Cat(
+                        Cat(step_bits.word_select(j * cols + i, bits), Const(0, 8 - bits)) for i, j in every))
+            with m.Default():
+                m.d.comb += ordered.eq(Cat(p[i * lanes + j] for i, j in every for p in planes))
 
         last_in_tile, last_in_group = Signal(), Signal()
         m.d.comb += [
@@ -188,7 +196,7 @@ class MatmulUnit(wiring.Component):
         with m.If(load):
             m.d.sync += [
                 offered.eq(1), group_last.eq(last_in_group), tile_last.eq(last_in_tile),
-                codes.eq(Cat(ordered(i, j) for i in range(cols) for j in range(lanes))),
+                codes.eq(ordered),
                 held_step.eq(step), held_group.eq(group), held_parity.eq(issue_parity),
                 step.eq(Mux(last_in_tile, 0, step + 1)),
                 in_group.eq(Mux(last_in_group, 0, in_group + 1)),

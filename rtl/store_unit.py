@@ -16,8 +16,8 @@ OUTSTANDING = 15
 class StoreUnit(wiring.Component):
     """Writes single beats with byte strobes, several outstanding, and ends when all are answered.
 
-    WORDS gathers the 32-bit elements that fall into one beat, an element a cycle. PLANES gathers a run of
-    `piece` integers, a word of bank S a cycle, then writes one plane of it after the other.
+    WORDS gathers the 32-bit elements that fall into one beat, an element a cycle. PACKED gathers a run of
+    `piece` integers, a word of bank S every other cycle, then writes it: a part of a beat, or several beats.
     `piece` is `array.lanes` or `array.cols`.
     """
 
@@ -66,7 +66,8 @@ class StoreUnit(wiring.Component):
 
         at, left = Signal(self.address_bits), Signal(16)  # next address, elements or runs left
         source, lane = Signal(16), Signal(range(self.lanes))  # next element of bank S
-        plane, gathered = Signal(4), Signal(8)
+        part, last_part = Signal(range(max(2, 8 * self.pieces[-1] // self.bits))), Signal(init=1)  # beats of a run
+        gathered = Signal(8)
         codes = Signal(8 * self.pieces[-1])
         words = Array(self.s.data.word_select(i, 32) for i in range(self.lanes))
         m.d.comb += self.s.addr.eq(source)
@@ -90,14 +91,14 @@ class StoreUnit(wiring.Component):
             with m.State("PREPARE"):
                 m.d.sync += [
                     at.eq(instruction.address.imm), left.eq(instruction.count.imm),
-                    source.eq(instruction.src.imm), lane.eq(0), mask.eq(0), gathered.eq(0), plane.eq(0),
+                    source.eq(instruction.src.imm), lane.eq(0), mask.eq(0), gathered.eq(0), part.eq(0),
                 ]
                 m.next = "FETCH"
                 with m.If(instruction.count.imm == 0):
                     m.next = "ANSWERS"
             with m.State("FETCH"):  # bank S answers in the next cycle
                 m.next = "WORDS"
-                with m.If(instruction.mode == StoreMode.PLANES):
+                with m.If(instruction.mode == StoreMode.PACKED):
                     m.next = "GATHER"
 
             with m.State("WORDS"):
@@ -121,25 +122,27 @@ class StoreUnit(wiring.Component):
                 m.next = "FETCH"
                 with m.If(gathered == instruction.piece - self.lanes):
                     m.d.sync += gathered.eq(0)
-                    m.next = "PLANES"
-            with m.State("PLANES"):
-                # The gathered codes lie at the top of the shift register.
+                    m.next = "PACKED"
+            with m.State("PACKED"):
                 m.d.comb += [offer.eq(1), address.eq(at)]
                 for piece in self.pieces:
-                    with m.If(instruction.piece == piece):
-                        first = self.pieces[-1] - piece
-                        bits = Cat(Array(codes[8 * (first + i) : 8 * (first + i) + 8])[plane[:3]]
-                                   for i in range(piece))
-                        m.d.comb += [
-                            beat.eq(bits.replicate(self.bits // piece)),
-                            strobe.eq(((1 << piece // 8) - 1) << at[:low]),
-                        ]
+                    for bits in (8, 4):
+                        with m.If((instruction.piece == piece) & (instruction.bits == bits)):
+                            # The gathered codes lie at the top of the shift register.
+                            first, size = self.pieces[-1] - piece, piece * bits
+                            packed = Cat(codes.word_select(first + i, 8)[:bits] for i in range(piece))
+                            if size <= self.bits:
+                                m.d.comb += [beat.eq(packed.replicate(self.bits // size)),
+                                             strobe.eq(((1 << size // 8) - 1) << at[:low])]
+                            else:
+                                m.d.comb += [beat.eq(packed.word_select(part, self.bits)), strobe.eq(-1),
+                                             last_part.eq(part == size // self.bits - 1)]
                 with m.If(free):
-                    m.d.sync += [at.eq(at + instruction.plane_stride), plane.eq(plane + 1)]
-                    with m.If(plane == instruction.planes - 1):
+                    m.d.sync += [at.eq(at + beat_bytes), part.eq(part + 1)]
+                    with m.If(last_part):
                         m.d.sync += [
                             instruction.address.imm.eq(instruction.address.imm + instruction.run_stride),
-                            left.eq(left - 1), plane.eq(0),
+                            left.eq(left - 1), part.eq(0),
                         ]
                         m.next = "NEXT"
                         with m.If(left == 1):

@@ -448,10 +448,10 @@ struct Vector : Unit {
 };
 
 struct Store : Unit {
-    enum { IDLE, PREPARE, FETCH, WORDS, GATHER, PLANES, NEXT, ANSWERS } state = IDLE;
+    enum { IDLE, PREPARE, FETCH, WORDS, GATHER, PACKED, NEXT, ANSWERS } state = IDLE;
     uint64_t address = 0, at = 0, awaddr = 0;
-    int64_t count = 0, mode = 0, planes = 0, piece = 0, plane_stride = 0, run_stride = 0;
-    int64_t left = 0, lane = 0, plane = 0, gathered = 0, outstanding = 0;
+    int64_t count = 0, mode = 0, bits = 0, piece = 0, run_stride = 0;
+    int64_t left = 0, lane = 0, part = 0, gathered = 0, outstanding = 0;
     bool awvalid = false, wvalid = false;
     std::deque<uint64_t> addresses;  // taken, their beats not yet
     int64_t beats = 0;               // taken, their addresses not yet
@@ -473,17 +473,17 @@ struct Store : Unit {
         case IDLE:
             if (start) {
                 address = start->get(store::address), count = start->get(store::count);
-                mode = start->get(store::mode), planes = start->get(store::planes), piece = start->get(store::piece);
-                plane_stride = start->get(store::plane_stride), run_stride = start->get(store::run_stride);
+                mode = start->get(store::mode), bits = start->get(store::bits), piece = start->get(store::piece);
+                run_stride = start->get(store::run_stride);
                 state = PREPARE, changed = true;
             }
             break;
         case PREPARE:
-            at = address, left = count, lane = plane = gathered = 0;
+            at = address, left = count, lane = part = gathered = 0;
             state = count ? FETCH : ANSWERS, changed = true;
             break;
         case FETCH:
-            state = mode == PLANES_MODE ? GATHER : WORDS, changed = true;
+            state = mode == PACKED_MODE ? GATHER : WORDS, changed = true;
             break;
         case WORDS: {
             bool ends = (int64_t)(at % p.beat_bytes) / 4 == p.beat_bytes / 4 - 1 || left == 1;
@@ -501,15 +501,15 @@ struct Store : Unit {
             cause = WORK, changed = true;
             gathered += p.vector_lanes;
             state = FETCH;
-            if (gathered == piece) gathered = 0, state = PLANES;
+            if (gathered == piece) gathered = 0, state = PACKED;
             break;
-        case PLANES:
+        case PACKED:
             offer = true, cause = free ? WORK : ROOM;
             if (free) {
                 changed = true;
-                at += plane_stride, plane++;
-                if (plane == planes) {
-                    address += run_stride, left--, plane = 0;
+                at += p.beat_bytes, part++;
+                if (part == std::max<int64_t>(1, piece * bits / (8 * p.beat_bytes))) {
+                    address += run_stride, left--, part = 0;
                     state = left ? NEXT : ANSWERS;
                 }
             }

@@ -109,7 +109,7 @@ def isa_header() -> str:
     for kind, renamed in enums:
         items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
         lines.append(f"enum {kind.__name__}Number {{ {items} }};")
-    lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PLANES_MODE = {int(StoreMode.PLANES)};")
+    lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PACKED_MODE = {int(StoreMode.PACKED)};")
     for unit, struct in INSTRUCTIONS.items():
         lines += [f"namespace {unit.name.lower()} {{", *_field_lines(struct), "}"]
     parts = dict(data.Layout.cast(Instruction))

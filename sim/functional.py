@@ -15,7 +15,7 @@ from wordline.compiler.program import Program
 from wordline.pe.datatypes import AuxKind, WeightKind
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import Config
-from wordline.rtl.isa import LoadFormat, Operation, StoreMode, Unit
+from wordline.rtl.isa import CodeOrder, LoadFormat, Operation, StoreMode, Unit
 from wordline.rtl.layout import TileLayout
 from wordline.rtl.matmul_ref import effective_weights, matmul
 from wordline.rtl.vector_ref import VectorState, execute
@@ -162,7 +162,7 @@ class FunctionalMachine:
         layout = TileLayout(
             cols=a.cols, lanes=a.lanes, bus_bits=self.config.bus.data_bits, planes=f["planes"], steps=steps,
             group_steps=f["group_steps"], aux=AuxKind(f["aux"]), channel_scales=bool(f["channel_scales"]),
-            group_scales=bool(f["group_scales"]), transposed=bool(f["transposed"]))
+            group_scales=bool(f["group_scales"]), order=CodeOrder(f["order"]))
         where, raw = self._take(tiles, layout.tile_beats)
         weights, channel = self._unpacked(where, raw, layout, WeightKind(f["kind"]))
         start = f["act"] * a.lanes
@@ -199,9 +199,8 @@ class FunctionalMachine:
         piece = f["piece"]
         values = bank[(start + np.arange(count * piece)) & (bank.size - 1)].reshape(count, piece)
         for run in range(count):
-            for plane in range(f["planes"]):
-                bits = np.packbits((values[run] >> plane & 1).astype(np.uint8), bitorder="little")
-                self._write(address + run * f["run_stride"] + plane * f["plane_stride"], bits)
+            bits = values[run][:, None] >> np.arange(f["bits"], dtype=np.uint32) & 1
+            self._write(address + run * f["run_stride"], np.packbits(bits.astype(np.uint8), bitorder="little"))
 
     def _write(self, address: int, data: np.ndarray) -> None:
         if not 0 <= address <= self.memory.size - data.size:

@@ -18,6 +18,7 @@ from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
+    CodeOrder,
     Destination,
     Factor,
     Function,
@@ -79,7 +80,8 @@ def _tile(rng: random.Random, config: Config) -> Block:
             cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
             steps=rng.randint(1, min(longest, 24)), group_steps=group_steps if grouped else 0,
             aux=AuxKind(dtype.aux) if rng.random() < 0.8 else AuxKind.NONE,
-            channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7, transposed=rng.random() < 0.3)
+            channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7,
+            order=rng.choice(list(CodeOrder)) if dtype.bits in (4, 8) else CodeOrder.PLANES)
         if max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes:
             break
     tiles: Any = rng.choice([0, 1, 1, 2, 3, 5, "small"])
@@ -97,7 +99,7 @@ def _tile(rng: random.Random, config: Config) -> Block:
         "steps": layout.steps, "out": rng.randrange(32), "kind": int(dtype.kind), "planes": layout.planes,
         "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
-        "transposed": int(layout.transposed), "slot": rng.randrange(4), "out_stride": rng.randrange(64)}}]
+        "order": int(layout.order), "slot": rng.randrange(4), "out_stride": rng.randrange(64)}}]
 
 
 def _vector(rng: random.Random, config: Config) -> Block:
@@ -116,15 +118,14 @@ def _vector(rng: random.Random, config: Config) -> Block:
 
 
 def _store(rng: random.Random, config: Config) -> Block:
-    a, beat = config.array, config.beat_bytes
+    a = config.array
     address = SCRATCH + 4 * rng.randrange(1 << 15)
     if rng.random() < 0.5:
         return ["store", {"address": address, "src": rng.randrange(16), "count": rng.randrange(40)}]
     piece = rng.choice([a.lanes, a.cols])
-    return ["store", {"address": SCRATCH + piece // 8 * rng.randrange(1 << 12), "src": rng.randrange(16),
-                      "count": rng.randint(0, 5), "mode": int(StoreMode.PLANES), "planes": rng.randint(1, 8),
-                      "piece": piece, "plane_stride": piece // 8 * rng.randint(1, 2 * beat),
-                      "run_stride": piece // 8 * rng.randint(1, 500)}]
+    return ["store", {"address": SCRATCH + piece * rng.randrange(1 << 12), "src": rng.randrange(16),
+                      "count": rng.randint(0, 5), "mode": int(StoreMode.PACKED), "bits": rng.choice([4, 8]),
+                      "piece": piece, "run_stride": piece * rng.randint(1, 60)}]
 
 
 def _emit(b: Builder, blocks: list[Block], depth: int, names: list[int]) -> None:

@@ -53,9 +53,9 @@ def test_fields_lie_where_the_hardware_reads_them():
     assert asm.encode(Unit.VECTOR, fields) == (
         3 | 1 << 3 | 2 << 9 | 5 << 60 | 2 << 76 | 7 << 120 | 0x3F800000 << 213)
     word = asm.encode(Unit.MATMUL, {"kind": 5, "planes": 4, "out_stride": 9, "tiles": (3, 1)})
-    assert word == (2 | 5 << 140 | 4 << 144 | 9 << 183 | 3 << 80 | 1 << 96)
+    assert word == (2 | 5 << 140 | 4 << 144 | 9 << 184 | 3 << 80 | 1 << 96)
     word = asm.encode(Unit.STORE, {"address": (1 << 30, 9), "mode": 1, "run_stride": 77})
-    assert word == (4 | 1 << 46 | 9 << 56 | 1 << 140 | 77 << 169)
+    assert word == (4 | 1 << 46 | 9 << 56 | 1 << 140 | 77 << 153)
     word = asm.encode(Unit.CONTROL, {"operation": 12, "rd": 1, "ra": 2, "rb": 3, "value": -1})
     assert word == (5 | ((1 << 40) - 1) << 16 | 12 << 140 | 1 << 145 | 2 << 149 | 3 << 153)
     word = asm.encode(Unit.LOAD, {"element": 3, "register": 4, "count": 1})

@@ -1,5 +1,7 @@
 """Datatypes, quantiser and byte layout."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, act_max, decode_table
 from wordline.pe.quantize import dequantize, quantize
+from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, pack, unpack
 
 
@@ -171,9 +174,9 @@ def test_layout_round_trip(data):
     n, k = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 200))
     group_steps = data.draw(st.sampled_from([0, 1, 2, 4]))
     steps = -(-k // lanes)
-    transposed = data.draw(st.booleans())
+    order = data.draw(st.sampled_from(CodeOrder if dtype.bits in (4, 8) else [CodeOrder.PLANES]))
     layout = TileLayout(cols=cols, lanes=lanes, bus_bits=bus, planes=dtype.bits, steps=steps,
-                        group_steps=group_steps, aux=dtype.aux, transposed=transposed)
+                        group_steps=group_steps, aux=dtype.aux, order=order)
     w = np.random.default_rng(n * k).standard_normal((n, k)).astype(np.float32)
     q = quantize(w, dtype, group_steps * lanes)
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
@@ -203,15 +206,20 @@ def test_layout_bit_by_bit():
     assert tile[start + bit // 8] >> (bit % 8) & 1 == codes[8 + 5, 16 + 9] >> 2 & 1
 
 
-def test_layout_transposed_bit_by_bit():
+def test_layout_of_whole_codes_bit_by_bit():
     layout = TileLayout(cols=8, lanes=16, bus_bits=512, planes=4, steps=3, group_scales=False,
-                        channel_scales=False, transposed=True)
+                        channel_scales=False, order=CodeOrder.LANES)
     codes = np.random.default_rng(4).integers(0, 16, (8, 48)).astype(np.uint8)
     raw = pack(layout, codes)
-    assert layout.header_bytes == 0 and raw.size == 192  # 12 planes of 16 bytes fill 3 beats of 64
-    start, bit = (2 * 4 + 3) * 16, 9 * 8 + 5  # step 2, plane 3; lane 9, column 5
-    assert raw[start + bit // 8] >> (bit % 8) & 1 == codes[5, 32 + 9] >> 3 & 1
+    assert layout.header_bytes == 0 and raw.size == 192  # 3 steps of 128 codes fill 3 beats of 64
+    at = 2 * 128 + 9 * 8 + 5  # step 2, lane 9, column 5
+    assert raw[at // 2] >> (at % 2 * 4) & 15 == codes[5, 32 + 9]
     assert (unpack(layout, raw)[0] == codes).all()
+    columns = replace(layout, order=CodeOrder.COLUMNS)
+    raw = pack(columns, codes)
+    at = 2 * 128 + 5 * 16 + 9
+    assert raw[at // 2] >> (at % 2 * 4) & 15 == codes[5, 32 + 9]
+    assert (unpack(columns, raw)[0] == codes).all()
 
 
 @pytest.mark.parametrize("change, message", [

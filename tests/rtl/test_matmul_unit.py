@@ -11,7 +11,7 @@ from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.pe.quantize import quantize
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import ArrayConfig, BusConfig, Config, MemoryConfig, VectorConfig
-from wordline.rtl.isa import Unit
+from wordline.rtl.isa import CodeOrder, Unit
 from wordline.rtl.layout import TileLayout, pack
 from wordline.rtl.matmul_ref import effective_weights, matmul
 from wordline.rtl.matmul_unit import MatmulUnit
@@ -29,7 +29,7 @@ def config(family, rows, cols, lanes, bus, drain=1, act_bits=8):
         memory=MemoryConfig(act_elements=ACT, matmul_floats=FLOATS, meta_beats=64))
 
 
-def case(cfg, rng, name, *, n, k, group, rows, transposed=False, scaled=True):
+def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=True):
     """One instruction: its fields, beats, activations, row scales, and the expected rows."""
     a, dtype = cfg.array, WEIGHT_TYPES[name]
     steps = -(-k // a.lanes)
@@ -38,7 +38,7 @@ def case(cfg, rng, name, *, n, k, group, rows, transposed=False, scaled=True):
     q = quantize(w, dtype, group_steps * a.lanes)
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=cfg.bus.data_bits, planes=dtype.bits, steps=steps,
                         group_steps=group_steps, aux=dtype.aux if scaled else 0,
-                        channel_scales=scaled, group_scales=scaled, transposed=transposed)
+                        channel_scales=scaled, group_scales=scaled, order=order)
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
     tiles = -(-n // a.cols)
     top = (1 << a.act_bits - 1) - 1
@@ -49,7 +49,7 @@ def case(cfg, rng, name, *, n, k, group, rows, transposed=False, scaled=True):
     fields = {"rows": rows, "act": act, "tiles": tiles, "steps": steps, "out": out, "kind": int(dtype.kind),
               "planes": dtype.bits, "group_steps": group_steps, "groups": layout.groups,
               "aux": int(layout.aux), "channel_scales": int(scaled), "group_scales": int(scaled),
-              "transposed": int(transposed), "slot": slot, "out_stride": stride}
+              "order": int(order), "slot": slot, "out_stride": stride}
     row_scale = rng.uniform(0.001, 0.1, a.rows).astype(np.float32)
     weights, channel = effective_weights(raw, layout, dtype.kind)
     want = matmul(x[:rows], weights, row_scale[:rows], channel if scaled else None)
@@ -137,8 +137,10 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
         ("bitmod_fp4", dict(n=40, k=96, group=32, rows=rows)),
         ("bitmod_fp3", dict(n=16, k=72, group=32, rows=rows)),
         ("int4_asym", dict(n=20, k=80, group=32, rows=rows)),
-        ("int8", dict(n=32, k=40, group=0, rows=rows, transposed=True, scaled=False)),
-        ("int4", dict(n=8, k=16, group=0, rows=rows, transposed=True, scaled=False)),
+        ("int8", dict(n=32, k=40, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
+        ("int8", dict(n=24, k=48, group=0, rows=rows, order=CodeOrder.COLUMNS)),
+        ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.COLUMNS, scaled=False)),
+        ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
         ("int4", dict(n=17, k=100, group=16 if lanes <= 16 else lanes, rows=1)),
     ]
     run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], stall, rng)
