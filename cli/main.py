@@ -10,6 +10,7 @@ import typer
 from wordline.cli import tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.run import demo, run
+from wordline.cli.time import time
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +37,7 @@ def main(
 
 app.command()(run)
 app.command()(demo)
+app.command()(time)
 app.command("compile")(tools.compile_)
 app.command()(tools.disasm)
 app.command()(tools.gen)

@@ -108,8 +108,7 @@ class LlamaCompiler:
         self.context = context or self.c.context
         self.b = Builder()
         self.lanes = config.vector.lanes
-        # With one row there is nothing to loop over, and row registers stay 0.
-        self.act_row = T1 if config.array.rows > 1 else 0
+        self.looped = config.array.rows > 1  # the code being written loops over the tokens of a step
         self._check()
         self.places = self._place()
         self._lay_out()
@@ -318,12 +317,16 @@ class LlamaCompiler:
         self._embed()
         b.set(LAYER, 0)
         self.stream("qkv")
-        b.label("layer")
-        self._attention()
-        self._mlp()
-        b.set(LAYER, self.layer_bytes, LAYER)
-        b.set(T1, -c.layers * self.layer_bytes, LAYER)
-        b.branch(Operation.BLT, T1, 0, "layer")
+        if self.config.array.rows > 1:
+            b.set(T1, 1)
+            b.branch(Operation.BGE, T1, TOKENS, "one")
+            self._layers("layers")
+            b.control(Operation.BEQ, target="logits")
+            b.label("one")
+            for register in (ROW, ROW_M, ROW_X):
+                b.set(register, 0)
+        self._layers("one token's layers")
+        b.label("logits")
         b.branch(Operation.BLT, CONTEXT, PROMPT, "advance")
         self._next_token()
         b.label("advance")
@@ -345,6 +348,23 @@ class LlamaCompiler:
                 "kv": self.config.types.kv, "config": self.config.name}
         return Program(self.config.hardware_hash(), to_array(words), self.map.segments,
                        self.map.symbols, info)
+
+    def _layers(self, label: str) -> None:
+        """All layers, in a loop. Code for a single token has no loop over tokens, so that nothing in a layer
+        waits for all that came before it: row registers are 0 there."""
+        b, c = self.b, self.c
+        self.looped = label == "layers"
+        b.label(label)
+        self._attention()
+        self._mlp()
+        b.set(LAYER, self.layer_bytes, LAYER)
+        b.set(T1, -c.layers * self.layer_bytes, LAYER)
+        b.branch(Operation.BLT, T1, 0, label)
+
+    @property
+    def act_row(self) -> int:
+        """The register with a row's place in the activation buffer."""
+        return T1 if self.looped else 0
 
     def _step_sizes(self) -> None:
         """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS of this step."""
@@ -638,7 +658,7 @@ class _Rows:
 
     def __enter__(self) -> None:
         b, p = self.compiler.b, self.compiler.places
-        if not self.compiler.act_row:
+        if not self.compiler.looped:
             return
         self.loop.__enter__()
         b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
@@ -647,7 +667,7 @@ class _Rows:
             b.control(Operation.SHL, rd=T1, ra=ROW, value=12)
 
     def __exit__(self, *error: Any) -> None:
-        if self.compiler.act_row:
+        if self.compiler.looped:
             self.loop.__exit__(*error)
 
 

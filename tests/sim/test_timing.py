@@ -1,0 +1,67 @@
+"""Timing by shape: what is counted, and the bandwidth that a 7B model reaches."""
+
+import numpy as np
+import pytest
+
+from wordline.compiler.llama import compile_model
+from wordline.compiler.model import ModelError, load_model
+from wordline.compiler.shapes import load_shape
+from wordline.compiler.weights import CompileError
+from wordline.rtl.config import load_config
+from wordline.sim import cycles
+from wordline.sim.timing import Timer, peak_bytes_per_cycle
+
+KV260 = 0.945  # of 19.2 GB/s; refresh alone leaves 0.955
+
+
+def test_a_shape_takes_the_cycles_of_its_model():
+    config = load_config("bitmod")
+    programs = [compile_model(load(name), config, context=64) for load, name in
+                ((load_model, "austen"), (load_shape, "austen"))]
+    assert np.array_equal(programs[0].instructions, programs[1].instructions)
+    assert len(programs[1].segments) < len(programs[0].segments) and programs[0].memory_size == programs[1].memory_size
+    with pytest.raises(ModelError, match="can be timed, not run"):
+        _ = load_shape("austen").tokenizer
+    with pytest.raises(ModelError, match="llama-2-7b"):
+        load_shape("llama-2-8b")
+
+
+def test_a_step_reads_every_weight_once():
+    config = load_config("bitmod")
+    timer = Timer(load_shape("austen"), config, context=96)
+    program = timer.program
+    for context in (1, 17, 95):
+        step = timer.decode(context)
+        weights = sum(s.size for name, s in program.symbols.items()
+                      if name.split(".")[-1] in ("qkv", "o", "gate_up", "down", "head"))
+        key, value = timer.compiler.key, timer.compiler.value
+        c, a, beat = timer.model.config, config.array, config.beat_bytes
+        keys = -(-context // a.cols) * key.tile_bytes
+        values = c.head_dim // a.cols * -(-(-(-context // a.lanes) * value.step_bytes) // beat) * beat
+        assert step.stream_bytes == weights + c.layers * c.heads * (keys + values)
+        assert all(sum(causes.values()) == step.cycles for causes in step.causes.values())
+    with pytest.raises(CompileError, match="1 to 95"):
+        timer.decode(96)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "ddr4-2400"])
+def test_a_request_is_the_sum_of_its_steps(kind):
+    config = load_config("bitmod", [f"dram.kind={kind}"])
+    timer = Timer(load_shape("austen"), config, context=130)
+    request = timer.request(61, 64)
+    whole = cycles.run(timer.program, config, (61, 61 + 63, 0, -1)).cycles  # also boots
+    assert request.prefill_cycles + request.decode_cycles == pytest.approx(whole, rel=0.01)
+    assert [s.tokens for s in request.simulated] == [4, 4, 4, 4, 1, 1, 1, 1, 1]
+
+
+def test_llama_2_7b_on_kv260_reaches_the_memory_wall():
+    timer = Timer(load_shape("llama-2-7b"), load_config("kv260"), context=1088)
+    step = timer.decode(1024)
+    assert step.stream_bytes / step.cycles / peak_bytes_per_cycle(timer.config) >= KV260
+
+
+@pytest.mark.slow
+def test_prefill_of_llama_2_7b_keeps_the_array_busy():
+    timer = Timer(load_shape("llama-2-7b"), load_config("kv260", ["memory.load_floats=32768"]), context=2112)
+    for position in (0, 1024, 2044):
+        assert timer.prefill(position, 4).gemm_slots >= 0.90
