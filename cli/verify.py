@@ -23,19 +23,20 @@ def cycles(
     n: Annotated[int, typer.Option("--n", min=1, help="Random programs on each hardware.")] = 50,
     seed: Annotated[int, typer.Option(help="Number of the first program.")] = 0,
     hardware: Annotated[list[str] | None, typer.Option(
-        help=f"One of {', '.join(verify.HARDWARE)}; repeatable. Default: all.")] = None,
+        help=f"One of {', '.join(verify.HARDWARE)}, or random-N; repeatable. Default: all that have a name.")] = None,
+    configs: Annotated[int, typer.Option(min=0, help="Random hardware besides (each is compiled: half a minute).")] = 0,
     case: Annotated[Path | None, typer.Option(help="Run only the case of this file.")] = None,
     folder: Annotated[Path, typer.Option(help="Where failing cases go.")] = Path("results/verify"),
     json_: JsonOption = False,
 ) -> None:
     """Compare the cycle model with the Verilated RTL: every start and end of every instruction, every counter.
 
-    Random programs run on random memories (fixed latency or a DRAM, with or without stalls). A case that differs is
-    made small and saved.
+    Random programs, and random transformers, run on random memories (fixed latency or a DRAM, with or without
+    stalls). A case that differs is made small and saved.
 
     Examples:
 
-      wordline verify cycles --n 200 --seed 1000
+      wordline verify cycles --n 200 --seed 1000 --configs 2
 
       wordline verify cycles --case results/verify/mac-8x8-bus64-17.json
     """
@@ -44,10 +45,8 @@ def cycles(
         if case is not None:
             cases = [verify.Case.load(case)]
         else:
-            unknown = set(hardware or []) - set(verify.HARDWARE)
-            if unknown:
-                raise ValueError(f"--hardware {unknown.pop()}: one of {', '.join(verify.HARDWARE)}")
-            cases = [verify.random_case(name, seed + i) for name in hardware or verify.HARDWARE for i in range(n)]
+            names = [*(hardware or verify.HARDWARE), *(f"random-{seed + i}" for i in range(configs))]
+            cases = [verify.random_case(name, seed + i) for name in names for i in range(n)]
         failed = []
         with Progress(console=console, transient=True) as progress:
             for one in progress.track(cases, description="programs"):

@@ -1,9 +1,10 @@
 """Is the cycle model the RTL? Random programs on random hardware, every start and end compared; failures made small.
 
-A case is plain data: hardware by name, blocks of a random program (`random_programs`), memory timing, stalls. A failing
-case is made small, saved as JSON, and can be run again.
+A case is plain data: hardware, blocks of a random program (`random_programs`) or the shape of a random transformer,
+memory timing, stalls. A failing case is made small, saved as JSON, and can be run again.
 """
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -13,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from wordline.rtl.config import Config, load_config
+from wordline.compiler.llama import compile_model
+from wordline.compiler.model import Model, ModelConfig, expected_shapes
+from wordline.compiler.weights import CompileError
+from wordline.pe.family import FAMILIES
+from wordline.rtl.config import Config, ConfigError, load_config
 from wordline.rtl.isa import Unit
 from wordline.sim import cycles
 from wordline.sim.dram_devices import DEVICES, FIELDS
 from wordline.sim.functional import FunctionalMachine
+from wordline.sim.generate import Generator
 from wordline.sim.random_programs import TOP, Block, build_program, random_blocks
 from wordline.sim.rtl import RtlMachine
 
@@ -36,18 +42,34 @@ HARDWARE: dict[str, tuple[str, list[str]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. `blocks` are those of `random_programs`."""
+    """One comparison.
+
+    Attributes
+    ----------
+    hardware : str
+        A name in `HARDWARE`, or ``random-N`` for `random_hardware` number N.
+    blocks : list
+        A program of `random_programs`; empty if `model` is given.
+    seed : int
+        Of data, weights and stalls.
+    stalls : float
+        Probability that a channel of the bus hesitates.
+    dram : dict
+        Fields of `DramConfig`.
+    model : dict
+        Shape of a random transformer (fields of `ModelConfig`), ``prompt`` and ``tokens``; empty for a program.
+    """
 
     hardware: str
     blocks: list[Block]
     seed: int
     stalls: float = 0.0
     dram: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> Config:
-        base, overrides = HARDWARE[self.hardware]
-        config = load_config(base, overrides)
+        config = hardware_config(self.hardware)
         return replace(config, name=self.hardware, dram=replace(config.dram, size=TOP, **self.dram))
 
     def save(self, path: Path) -> None:
@@ -59,11 +81,72 @@ class Case:
         return cls(**json.loads(path.read_text()))
 
 
+def hardware_config(name: str) -> Config:
+    """The configuration of a hardware's name.
+
+    Raises
+    ------
+    ValueError
+        There is no such hardware.
+    """
+    if name.startswith("random-") and name[7:].isdigit():
+        return random_hardware(int(name[7:]))
+    if name not in HARDWARE:
+        raise ValueError(f"no hardware {name!r}: one of {', '.join(HARDWARE)}, or random-N")
+    return load_config(*HARDWARE[name])
+
+
+def random_hardware(number: int) -> Config:
+    """A random configuration, always the same for a number; small, since each is compiled with Verilator."""
+    rng = random.Random(f"hardware {number}")
+    types = ["int8", "int6", "int4", "int3", "int2", "int4_asym", "int3_asym", "bitmod_fp4", "bitmod_fp3"]
+    while True:
+        cols, lanes, vector = rng.choice([8, 16]), rng.choice([8, 16]), rng.choice([2, 4, 8])
+        overrides = {
+            "array.family": rng.choice(sorted(FAMILIES)), "array.rows": rng.randint(1, 3), "array.cols": cols,
+            "array.lanes": lanes, "array.act_bits": rng.choice([8, 16]),
+            "array.weights": ["int8", *rng.sample(types, 2)], "array.group_min": lanes * rng.choice([1, 2, 4]),
+            "array.drain_lanes": rng.choice([1, 2, 4, 8]), "vector.lanes": vector,
+            "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "memory.stream_beats": rng.choice([64, 128, 512]),
+            "memory.vector_floats": 4096, "memory.matmul_floats": 4096, "memory.load_floats": 2048,
+        }
+        try:
+            return load_config("ulx3s", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+        except ConfigError:
+            continue
+
+
 def random_case(hardware: str, seed: int) -> Case:
-    """The case number `seed` of a hardware; always the same."""
+    """The case number `seed` of a hardware; always the same. One in ten is a transformer."""
     rng = random.Random(f"{hardware} {seed}")
     case = Case(hardware, [], seed, stalls=rng.choice([0.0, 0.0, 0.1, 0.5]), dram=random_dram(rng))
+    if seed % 10 == 9:
+        while True:
+            case = replace(case, model=random_transformer(rng, case.config))
+            with contextlib.suppress(CompileError):  # it may not fit the program memory: another one
+                _compile(case)
+                return case
     return replace(case, blocks=random_blocks(rng, case.config, rng.randint(4, 16)))
+
+
+def random_transformer(rng: random.Random, config: Config) -> dict[str, Any]:
+    """Shape, prompt and tokens of a small transformer that suits the hardware."""
+    kv_heads = rng.randint(1, 2)
+    step = max(config.array.lanes, config.array.cols, 2 * config.vector.lanes)
+    return {"layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4), "heads": kv_heads * rng.randint(1, 2),
+            "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2), "ffn": 16 * rng.randint(1, 6),
+            "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5, "prompt": rng.randint(1, 6),
+            "tokens": rng.randint(1, 3)}
+
+
+def transformer(case: Case) -> tuple[Model, list[int], int]:
+    """The model of a case with random weights, a random prompt, and the number of tokens to generate."""
+    shape = dict(case.model)
+    prompt, tokens = shape.pop("prompt"), shape.pop("tokens")
+    c = ModelConfig(name="random", context=prompt + tokens, norm_eps=1e-5, rope_theta=1e4, **shape)
+    rng = np.random.default_rng(case.seed)
+    tensors = {name: rng.standard_normal(size).astype(np.float32) for name, size in expected_shapes(c).items()}
+    return Model(c, tensors, None, Path()), [int(t) for t in rng.integers(0, c.vocab, prompt)], tokens
 
 
 def random_dram(rng: random.Random) -> dict[str, Any]:
@@ -75,6 +158,12 @@ def random_dram(rng: random.Random) -> dict[str, Any]:
         memory |= {"kind": rng.choice(sorted(DEVICES)), "channels": rng.choice([0, 1, 2, 8]),
                    "mapping": rng.choice(["", ":".join(fields)])}
     return memory
+
+
+def _compile(case: Case) -> Generator:
+    model, prompt, tokens = transformer(case)
+    types = replace(case.config.types, weights="int8", group_size=0, acts=8, kv="int8")
+    return Generator(model, compile_model(model, replace(case.config, types=types)), prompt, tokens)
 
 
 class Machines:
@@ -96,13 +185,21 @@ class Machines:
 def difference(case: Case, machines: Machines) -> str:
     """What differs between the cycle model and the RTL, the first in time; empty if nothing does."""
     config = case.config
-    program = build_program(config, case.blocks, case.seed)
     machine = machines[config]
     machine.memory[:] = 0
-    program.place(machine.memory)
-    ours = cycles.run(program, config, memory=machine.memory, stalls=case.stalls, seed=case.seed, record=True,
-                      max_cycles=100_000_000)
-    theirs = machine.run(program, stalls=case.stalls, seed=case.seed, record=True, max_cycles=2 * ours.cycles + 10_000)
+    arguments: tuple[int, ...]
+    if case.model:
+        generator = _compile(case)
+        program, arguments = generator.program, generator.arguments
+        memory = functional_memory(program, config, arguments)
+    else:
+        arguments = ()
+        program = build_program(config, case.blocks, case.seed)
+        program.place(machine.memory)
+        memory = machine.memory
+    options: dict[str, Any] = {"stalls": case.stalls, "seed": case.seed, "record": True}
+    ours = cycles.run(program, config, arguments, memory=memory, max_cycles=100_000_000, **options)
+    theirs = machine.run(program, arguments, max_cycles=2 * ours.cycles + 10_000, **options)
     return compare(ours, theirs)
 
 
@@ -141,6 +238,8 @@ def shrink(case: Case, failing: Callable[[Case], bool]) -> Case:
     while progress:
         progress = False
         candidates = [replace(case, stalls=0.0)] if case.stalls else []
+        candidates += [replace(case, model=case.model | {key: value - 1}) for key, value in case.model.items()
+                       if key in ("layers", "prompt", "tokens") and value > 1]
         candidates += [replace(case, blocks=blocks) for blocks in smaller(case.blocks)]
         for candidate in candidates:
             if failing(candidate):

@@ -21,7 +21,7 @@ def machines():
     return verify.Machines()
 
 
-@pytest.mark.parametrize("hardware", verify.HARDWARE)
+@pytest.mark.parametrize("hardware", [*verify.HARDWARE, "random-0"])
 def test_random_programs_take_the_same_cycles(machines, hardware):
     units = dict.fromkeys((u.name for u in Unit), 0)
     for seed in range(CASES):
