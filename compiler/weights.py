@@ -10,6 +10,7 @@ from wordline.compiler.program import Symbol
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max, max_value
 from wordline.pe.quantize import QuantTensor, quantize
 from wordline.rtl.config import Config
+from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, ceil_div, pack
 
 ALIGNMENT = 128  # of every region; a multiple of the widest beat
@@ -69,7 +70,8 @@ class Matrix:
         lay = self.layout
         return {"kind": int(self.dtype.kind), "planes": lay.planes, "steps": lay.steps,
                 "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),
-                "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales)}
+                "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales),
+                "order": int(lay.order)}
 
 
 def weight_type(config: Config, name: str) -> WeightType:
@@ -126,7 +128,8 @@ def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileL
     require((group or steps * a.lanes) <= a.group_max,
             f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
-                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(dtype.aux))
+                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(dtype.aux),
+                        order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
     for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):
         require(size // config.beat_bytes <= m.meta_beats,
                 f"{name}: the {what} of a tile take {size // config.beat_bytes} beats, "

@@ -77,6 +77,8 @@ class WeightType:
         What the PE decodes.
     aux : AuxKind
         What goes with a group besides its 8-bit scale.
+    trits : bool
+        Codes are -1, 0 or 1 and lie five to a byte, 1.6 bits each (BitNet b1.58).
 
     An asymmetric integer q of zero point z, both 0 to ``2**bits - 1``, is stored as ``q - 2**(bits-1)`` and
     ``z - 2**(bits-1)``: their difference is the same, and the PE decodes the symmetric type of that width.
@@ -86,6 +88,7 @@ class WeightType:
     bits: int
     kind: WeightKind
     aux: AuxKind = AuxKind.NONE
+    trits: bool = False
 
     @property
     def max_abs(self) -> int:
@@ -125,6 +128,7 @@ WEIGHT_TYPES: dict[str, WeightType] = {t.name: t for t in [
     *_integers(),
     WeightType("bitmod_fp4", 4, WeightKind.FP4, AuxKind.SELECT),
     WeightType("bitmod_fp3", 3, WeightKind.FP3, AuxKind.SELECT),
+    WeightType("ternary", 2, WeightKind.INT2, trits=True),
 ]}
 
 

@@ -20,6 +20,7 @@ class ColumnPlan:
         self.config = config
         types = [WEIGHT_TYPES[name] for name in a.weights]
         self.kinds = frozenset(t.kind for t in types)
+        self.trits = any(t.trits for t in types)
         self.asymmetric = any(t.aux is AuxKind.ZERO for t in types)
         self.pe = family(a.family)
         self.sum_bits = signed_bits(a.group_max << (a.act_bits - 1))

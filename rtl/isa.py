@@ -114,6 +114,8 @@ class CodeOrder(enum.IntEnum, shape=unsigned(2)):
     COLUMNS = 1
     #: The same, code number ``lane*cols + column``: what a lane multiplies lies together.
     LANES = 2
+    #: Ternary weights, five to a byte (`rtl.trits`), number ``column*lanes + lane`` of a step; a step ends anywhere.
+    TRITS = 3
 
 
 class MatmulInstruction(data.Struct):

@@ -13,6 +13,7 @@ import numpy as np
 
 from wordline.pe.datatypes import AUX_BITS, AuxKind
 from wordline.rtl.isa import CodeOrder
+from wordline.rtl.trits import PER_BYTE, pack_trits, unpack_trits
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -54,8 +55,10 @@ class TileLayout:
                              "bits or be a multiple of it")
         if not 1 <= self.planes <= 8:
             raise ValueError(f"planes must be 1 to 8, not {self.planes}")
-        if self.order != CodeOrder.PLANES and self.planes not in (4, 8):
+        if self.order in (CodeOrder.COLUMNS, CodeOrder.LANES) and self.planes not in (4, 8):
             raise ValueError(f"whole codes have 4 or 8 bits, not {self.planes}")
+        if self.order == CodeOrder.TRITS and self.planes != 2:
+            raise ValueError(f"ternary codes have 2 bits, not {self.planes}")
         if self.steps < 1 or self.group_steps < 0:
             raise ValueError(f"steps must be at least 1 and group_steps at least 0, not {self.steps} and "
                              f"{self.group_steps}")
@@ -94,6 +97,8 @@ class TileLayout:
 
     @property
     def code_bytes(self) -> int:
+        if self.order == CodeOrder.TRITS:
+            return self._padded(ceil_div(self.steps * self.cols * self.lanes, PER_BYTE))
         return self._padded(self.steps * self.step_bytes)
 
     @property
@@ -165,6 +170,10 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
     blocks = blocks.transpose(order).reshape(tiles, layout.steps, 1, c * lanes)
     planes = np.arange(layout.planes, dtype=np.uint8)[:, None]
     for t in range(tiles):  # one tile at a time: a bit per byte is eight times the memory
+        if layout.order == CodeOrder.TRITS:
+            trits = pack_trits((blocks[t].reshape(-1) ^ 2).astype(np.int64) - 2)
+            out[t, layout.header_bytes : layout.header_bytes + trits.size] = trits
+            continue
         bits = blocks[t] >> planes & 1
         if layout.order != CodeOrder.PLANES:
             bits = bits.transpose(0, 2, 1)
@@ -201,6 +210,10 @@ def unpack(layout: TileLayout, raw: np.ndarray) -> tuple[np.ndarray, ...]:
     planes = (1 << np.arange(layout.planes, dtype=np.uint8))[:, None]
     shape = (lanes, c) if layout.order == CodeOrder.LANES else (c, lanes)
     for t in range(tiles):
+        if layout.order == CodeOrder.TRITS:
+            values = unpack_trits(raw[t, start:])[: layout.steps * c * lanes].reshape(layout.steps, c, lanes)
+            codes[t] = (values & 3).transpose(1, 0, 2)
+            continue
         part = raw[t, start : start + layout.steps * layout.step_bytes]
         bits_ = np.unpackbits(part, bitorder="little").reshape(layout.steps, -1)
         if layout.order == CodeOrder.PLANES:

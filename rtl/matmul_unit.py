@@ -14,6 +14,7 @@ from wordline.rtl.drain import Drain, bank_m_port
 from wordline.rtl.gearbox import MAX_PLANES, Gearbox
 from wordline.rtl.isa import Aux, CodeOrder, MatmulInstruction
 from wordline.rtl.ports import ReadPort, UnitPort
+from wordline.rtl.trits import TritGearbox
 
 
 def column_verilog(config: Config) -> str:
@@ -73,6 +74,8 @@ class MatmulUnit(wiring.Component):
         ch_beats = channel_beats(config)
 
         m.submodules.gearbox = gearbox = Gearbox(beat_bits=bus, plane_bits=cols * lanes)
+        # The path that an instruction's codes take: planes and whole codes, or ternary weights.
+        steps_valid, step_ready, front_drained, front_ready = Signal(), Signal(), Signal(), Signal()
         m.submodules.drain = drain = Drain(config)
         m.submodules.channels = channels = BeatMemory(
             beat_bits=bus, word_bits=32 * a.drain_lanes,
@@ -106,9 +109,29 @@ class MatmulUnit(wiring.Component):
         tile, header_parity = Signal(16), Signal()
         issued_tiles, done_tiles = Signal(16), Signal(16)
         header = Signal()
+        start_codes, codes_valid = Signal(), Signal()
         m.d.comb += [
             gearbox.beats.payload.eq(self.beats.payload), gearbox.planes.eq(instruction.planes),
             gearbox.total.eq(steps * instruction.planes),
+        ]
+        is_trits: Value = Const(0, 1)
+        if plan.trits:
+            m.submodules.trits = trits = TritGearbox(beat_bits=bus, step_codes=cols * lanes)
+            is_trits = instruction.order == CodeOrder.TRITS
+            m.d.comb += [
+                trits.beats.payload.eq(self.beats.payload), trits.total.eq(steps),
+                trits.start.eq(start_codes & is_trits), trits.beats.valid.eq(codes_valid & is_trits),
+                trits.steps.ready.eq(step_ready),
+                steps_valid.eq(Mux(is_trits, trits.steps.valid, gearbox.steps.valid)),
+                front_drained.eq(Mux(is_trits, trits.drained, gearbox.drained)),
+                front_ready.eq(Mux(is_trits, trits.beats.ready, gearbox.beats.ready)),
+            ]
+        else:
+            m.d.comb += [steps_valid.eq(gearbox.steps.valid), front_drained.eq(gearbox.drained),
+                         front_ready.eq(gearbox.beats.ready)]
+        m.d.comb += [
+            gearbox.start.eq(start_codes & ~is_trits), gearbox.beats.valid.eq(codes_valid & ~is_trits),
+            gearbox.steps.ready.eq(step_ready),
         ]
         for index, memory in enumerate((channels, scales, auxes)):
             m.d.comb += [
@@ -137,7 +160,7 @@ class MatmulUnit(wiring.Component):
                 with m.If(section == 3):
                     # The gearbox is free when every step of the tile before has been issued.
                     with m.If(issued_tiles == tile):
-                        m.d.comb += gearbox.start.eq(1)
+                        m.d.comb += start_codes.eq(1)
                         m.d.sync += [section.eq(0), header_parity.eq(~header_parity), tile.eq(tile + 1)]
                         m.next = "CODES"
                 with m.Elif(done_tiles + 1 < tile):
@@ -149,9 +172,8 @@ class MatmulUnit(wiring.Component):
                     with m.If(self.beats.valid):
                         m.d.sync += beat.eq(beat + 1)
             with m.State("CODES"):
-                m.d.comb += [gearbox.beats.valid.eq(self.beats.valid),
-                             self.beats.ready.eq(gearbox.beats.ready)]
-                with m.If(gearbox.drained):
+                m.d.comb += [codes_valid.eq(self.beats.valid), self.beats.ready.eq(front_ready)]
+                with m.If(front_drained):
                     m.next = "HEADER"
                     with m.If(tile == tiles):
                         m.next = "DRAIN"
@@ -181,6 +203,10 @@ class MatmulUnit(wiring.Component):
                 with m.Case(CodeOrder.LANES | bits // 4 << 2):
                     m.d.comb += ordered.eq(Cat(
                         Cat(step_bits.word_select(j * cols + i, bits), Const(0, 8 - bits)) for i, j in every))
+            if plan.trits:
+                with m.Case(CodeOrder.TRITS):
+                    m.d.comb += ordered.eq(Cat(
+                        Cat(trits.steps.payload.word_select(i * lanes + j, 2), Const(0, 6)) for i, j in every))
             with m.Default():
                 m.d.comb += ordered.eq(Cat(p[i * lanes + j] for i, j in every for p in planes))
 
@@ -188,7 +214,7 @@ class MatmulUnit(wiring.Component):
         m.d.comb += [
             last_in_tile.eq(step == steps - 1),
             last_in_group.eq((in_group == group_steps - 1) | last_in_tile),
-            load.eq(gearbox.steps.valid & (~offered | taken)), gearbox.steps.ready.eq(~offered | taken),
+            load.eq(steps_valid & (~offered | taken)), step_ready.eq(~offered | taken),
             self.act.addr.eq(instruction.act.imm + Mux(load, step, held_step)),
         ]
         with m.If(taken):

@@ -11,6 +11,10 @@ from wordline.rtl.isa import StreamInstruction
 from wordline.rtl.ports import UnitPort
 from wordline.rtl.read_port import RUN_BITS, RunReader, beat_layout, request_layout
 
+#: Beats asked for and not there yet: enough for any memory's latency, and few enough that a load which comes
+#: behind them does not wait long.
+WINDOW = 512
+
 
 class StreamUnit(wiring.Component):
     """Reads ``runs`` runs of ``beats`` beats, ``stride`` beats apart, into a FIFO of `memory.stream_beats`.
@@ -50,10 +54,14 @@ class StreamUnit(wiring.Component):
             fifo.r_en.eq(self.out.ready),
         ]
 
-        # Room counts what is neither in the FIFO nor on its way there.
-        room = Signal(range(self.depth + 1), init=self.depth)
-        m.d.comb += reader.room.eq(room)
-        m.d.sync += room.eq(room - reader.asked + (self.out.valid & self.out.ready))
+        # Room counts what is neither in the FIFO nor on its way there; the window, what may still be on its way.
+        most = min(self.depth, WINDOW)
+        room, window = Signal(range(self.depth + 1), init=self.depth), Signal(range(most + 1), init=most)
+        m.d.comb += reader.room.eq(Mux(room < window, room, window))
+        m.d.sync += [
+            room.eq(room - reader.asked + (self.out.valid & self.out.ready)),
+            window.eq(window - reader.asked + self.beats.valid),
+        ]
 
         instruction = Signal.like(self.port.instruction.payload)
         address, runs, beats = Signal(self.address_bits), Signal(16), Signal(RUN_BITS)

@@ -28,7 +28,7 @@ constexpr int64_t SEMAPHORE_MAX = 255;
 // What the configuration and the declared timings of PEs and units say; filled in by sim/cycles.py.
 struct Params {
     int64_t beat_bytes, stream_beats, program_depth, cols, lanes, vector_lanes, chunks, channel_beats, spacing,
-        dequant_latency, drain_latency, vector_prepare, vector_depth, sum_settle, sum_words, dram_latency;
+        stream_window, dequant_latency, drain_latency, vector_prepare, vector_depth, sum_settle, sum_words, dram_latency, trit_beat, trit_step;
     int64_t interval[16], latency[16];  // of the PEs, by weight kind
 };
 
@@ -200,7 +200,8 @@ struct Stream : Unit {
     enum { IDLE, PREPARE, READ } state = IDLE;
     Reader reader;
     Fifo fifo;
-    int64_t room = 0, flying = 0;
+    int64_t room = 0, flying = 0, most = 0;
+    int64_t space() const { return std::min(room, most - flying); }
     uint64_t address = 0;
     int64_t runs = 0, beats = 0, run_beats = 0, each = 0, stride = 0, expected = 0, arrived = 0;
     std::deque<int64_t> ends;
@@ -251,12 +252,12 @@ struct Matmul : Unit {
     enum { IDLE, PREPARE, HEADER, CODES, DRAIN, END } state = IDLE;
     // The instruction.
     int64_t rows = 0, tiles = 0, steps = 0, group_steps = 0, groups = 0, planes = 0, kind = 0, aux = 0;
-    bool channel_scales = false, group_scales = false;
+    bool channel_scales = false, group_scales = false, trits = false;
     int64_t section_size[4] = {};
     int64_t section = 0, at = 0, tile = 0, issued_tiles = 0, done_tiles = 0;
     // The gearbox.
     int64_t missing = 0, expected = 0, fill = 0, slot = 0;
-    bool offered_step = false;
+    bool offered_step = false, decoded = false;
     // Steps.
     bool offered = false, group_last = false, tile_last = false, pending = false;
     int64_t step = 0, in_group = 0;
@@ -277,7 +278,11 @@ struct Matmul : Unit {
         starts_tile = state == HEADER && section == 3 && issued_tiles == tile;
         bool free = !offered_step || !offered || takes_step;
         int64_t plane_bits = p.cols * p.lanes, beat_bits = 8 * p.beat_bytes;
-        if (beat_bits <= plane_bits) {
+        if (trits) {
+            bool emit = free && fill >= p.trit_step && expected != 0;
+            bool insert = decoded && (emit ? fill - p.trit_step : fill) <= p.trit_step;
+            gearbox_takes = missing != 0 && (!decoded || insert);
+        } else if (beat_bits <= plane_bits) {
             bool full = slot == planes * (plane_bits / beat_bits);
             gearbox_takes = missing != 0 && (!full || free);
         } else {
@@ -309,6 +314,7 @@ struct Matmul : Unit {
                 kind = start->get(matmul::kind), aux = start->get(matmul::aux);
                 channel_scales = start->get(matmul::channel_scales), group_scales = start->get(matmul::group_scales);
                 if (group_steps == 0) group_steps = steps;
+                trits = start->get(matmul::order) == TRITS;
                 tile = issued_tiles = issued = done_tiles = 0;
                 state = PREPARE, changed = true;
             }
@@ -377,7 +383,14 @@ struct Matmul : Unit {
     void gearbox(const Params &p, bool moved, bool &changed) {
         bool free = !offered_step || loads_step;
         int64_t plane_bits = p.cols * p.lanes, beat_bits = 8 * p.beat_bytes;
-        if (beat_bits <= plane_bits) {
+        if (trits) {
+            bool emit = free && fill >= p.trit_step && expected != 0;
+            if (free) changed |= emit != offered_step, offered_step = emit;
+            if (emit) expected--, fill -= p.trit_step, changed = true;
+            if (decoded && fill <= p.trit_step) fill += p.trit_beat, decoded = false, changed = true;
+            if (moved) missing = std::max<int64_t>(0, missing - p.trit_beat), decoded = true;
+            if (starts_tile) missing = steps * p.trit_step, expected = steps, fill = 0, decoded = false;
+        } else if (beat_bits <= plane_bits) {
             int64_t parts = plane_bits / beat_bits;
             bool full = slot == planes * parts;
             if (free) {
@@ -577,7 +590,7 @@ struct Model {
         : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, dram), program(words), length(n), memory(mem),
           memory_size(size), program_address((int64_t)address), record(rec) {
         bus.stalls = {stalls, seed};
-        stream_.room = p.stream_beats;
+        stream_.room = p.stream_beats, stream_.most = std::min(p.stream_beats, p.stream_window);
     }
 
     bool granted(int unit, uint64_t wait) const {
@@ -657,7 +670,7 @@ struct Model {
         bool came = bus.offer(now, beat);
         bool arrives[2] = {came && beat.id == 0, came && beat.id == 1};
         bool arready = bus.ready(AR, now), free = !arvalid || arready;
-        bool asks[2] = {load_.reader.asks(load_.room), stream_.reader.asks(stream_.room)};
+        bool asks[2] = {load_.reader.asks(load_.room), stream_.reader.asks(stream_.space())};
         bool grants[2] = {free && asks[0], free && asks[1] && !asks[0]};
         matmul_.outputs(p, now, stream_.fifo.ready);
         matmul_.in_codes = matmul_.state == Matmul::CODES;

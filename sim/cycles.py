@@ -26,6 +26,7 @@ from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
     INSTRUCTIONS,
     Aux,
+    CodeOrder,
     Destination,
     Instruction,
     LoadFormat,
@@ -37,6 +38,8 @@ from wordline.rtl.isa import (
     Unit,
 )
 from wordline.rtl.matmul_unit import channel_beats
+from wordline.rtl.stream_unit import WINDOW
+from wordline.rtl.trits import trit_units
 from wordline.rtl.vector_reduce import ADD
 from wordline.rtl.vector_unit import DEPTH, PREPARE
 from wordline.sim import dram, toolchain
@@ -109,6 +112,7 @@ def isa_header() -> str:
     for kind, renamed in enums:
         items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
         lines.append(f"enum {kind.__name__}Number {{ {items} }};")
+    lines.append(f"constexpr int TRITS = {int(CodeOrder.TRITS)};")
     lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PACKED_MODE = {int(StoreMode.PACKED)};")
     for unit, struct in INSTRUCTIONS.items():
         lines += [f"namespace {unit.name.lower()} {{", *_field_lines(struct), "}"]
@@ -124,8 +128,9 @@ def isa_header() -> str:
 
 
 _PARAMS = ("beat_bytes", "stream_beats", "program_depth", "cols", "lanes", "vector_lanes", "chunks", "channel_beats",
-           "spacing", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth", "sum_settle", "sum_words",
-           "dram_latency")
+           "spacing", "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth",
+           "sum_settle", "sum_words",
+           "dram_latency", "trit_beat", "trit_step")
 
 
 class _Params(ctypes.Structure):
@@ -135,12 +140,14 @@ class _Params(ctypes.Structure):
 
 def _params(config: Config) -> _Params:
     a, plan, lanes = config.array, ColumnPlan(config), config.vector.lanes
+    trits = trit_units(config.bus.data_bits, a.cols * a.lanes)
     p = _Params(
         beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, program_depth=config.memory.program,
         cols=a.cols, lanes=a.lanes, vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
-        channel_beats=channel_beats(config), spacing=plan.spacing, dequant_latency=plan.dequant_latency,
-        drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH, sum_settle=ADD + 1,
-        sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency)
+        channel_beats=channel_beats(config), spacing=plan.spacing, stream_window=WINDOW,
+        dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH,
+        sum_settle=ADD + 1, sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency,
+        trit_beat=trits[0], trit_step=trits[1])
     for kind in WeightKind:
         timing = plan.timing(kind)
         p.interval[kind], p.latency[kind] = timing.interval, timing.latency

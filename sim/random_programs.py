@@ -14,7 +14,7 @@ from wordline.compiler.asm import to_array
 from wordline.compiler.builder import Builder, Operand, reg
 from wordline.compiler.program import Program
 from wordline.compiler.weights import MemoryMap
-from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind
+from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
@@ -81,7 +81,7 @@ def _tile(rng: random.Random, config: Config) -> Block:
             steps=rng.randint(1, min(longest, 24)), group_steps=group_steps if grouped else 0,
             aux=AuxKind(dtype.aux) if rng.random() < 0.8 else AuxKind.NONE,
             channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7,
-            order=rng.choice(list(CodeOrder)) if dtype.bits in (4, 8) else CodeOrder.PLANES)
+            order=_order(rng, dtype))
         if max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes:
             break
     tiles: Any = rng.choice([0, 1, 1, 2, 3, 5, "small"])
@@ -100,6 +100,13 @@ def _tile(rng: random.Random, config: Config) -> Block:
         "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
         "order": int(layout.order), "slot": rng.randrange(4), "out_stride": rng.randrange(64)}}]
+
+
+def _order(rng: random.Random, dtype: WeightType) -> CodeOrder:
+    if dtype.trits:
+        return CodeOrder.TRITS
+    whole = [CodeOrder.COLUMNS, CodeOrder.LANES] if dtype.bits in (4, 8) else []
+    return rng.choice([CodeOrder.PLANES, *whole])
 
 
 def _vector(rng: random.Random, config: Config) -> Block:

@@ -11,6 +11,7 @@ from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, act_max, decode_table
 from wordline.pe.quantize import dequantize, quantize
 from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, pack, unpack
+from wordline.rtl.trits import pack_trits, unpack_trits
 
 
 def nmse(name: str, w: np.ndarray) -> float:
@@ -41,7 +42,8 @@ def test_stored_asymmetric_codes_mean_q_minus_z():
 
 
 def test_largest_magnitudes():
-    largest = {"int8": 127, "int6": 31, "int4": 7, "int3": 3, "int2": 1, "bitmod_fp4": 16, "bitmod_fp3": 6}
+    largest = {"int8": 127, "int6": 31, "int4": 7, "int3": 3, "int2": 1, "ternary": 1}
+    largest |= {"bitmod_fp4": 16, "bitmod_fp3": 6}
     largest |= {f"int{b}_asym": 2**b - 1 for b in (8, 6, 4, 3, 2)}
     assert {name: t.max_abs for name, t in WEIGHT_TYPES.items()} == largest
     assert [act_max(bits) for bits in (4, 8, 16)] == [7, 127, 32767]
@@ -174,7 +176,9 @@ def test_layout_round_trip(data):
     n, k = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 200))
     group_steps = data.draw(st.sampled_from([0, 1, 2, 4]))
     steps = -(-k // lanes)
-    order = data.draw(st.sampled_from(CodeOrder if dtype.bits in (4, 8) else [CodeOrder.PLANES]))
+    order = data.draw(st.sampled_from(
+        [CodeOrder.PLANES, CodeOrder.COLUMNS, CodeOrder.LANES] if dtype.bits in (4, 8) else
+        [CodeOrder.PLANES, *([CodeOrder.TRITS] if dtype.trits else [])]))
     layout = TileLayout(cols=cols, lanes=lanes, bus_bits=bus, planes=dtype.bits, steps=steps,
                         group_steps=group_steps, aux=dtype.aux, order=order)
     w = np.random.default_rng(n * k).standard_normal((n, k)).astype(np.float32)
@@ -220,6 +224,18 @@ def test_layout_of_whole_codes_bit_by_bit():
     at = 2 * 128 + 5 * 16 + 9
     assert raw[at // 2] >> (at % 2 * 4) & 15 == codes[5, 32 + 9]
     assert (unpack(columns, raw)[0] == codes).all()
+
+
+@given(st.lists(st.integers(-1, 1), max_size=99))
+def test_five_trits_lie_in_a_byte(values):
+    raw = pack_trits(np.array(values, np.int64))
+    assert raw.size == -(-len(values) // 5)
+    assert list(unpack_trits(raw)) == values + [0] * (-len(values) % 5)
+
+
+def test_trits_are_packed_as_in_gguf():
+    # TQ1_0 of llama.cpp: (81*a + 27*b + 9*c + 3*d + e) * 256 / 243, rounded up, digits 0 to 2.
+    assert list(pack_trits(np.array([-1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 0, 1, -1, 0, 1]))) == [0, 255, 148]
 
 
 @pytest.mark.parametrize("change, message", [

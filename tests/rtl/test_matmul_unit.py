@@ -21,7 +21,7 @@ FLOATS = 512
 
 
 def config(family, rows, cols, lanes, bus, drain=1, act_bits=8):
-    weights = ("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3")
+    weights = ("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
     return Config(
         array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
                           weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
@@ -33,6 +33,7 @@ def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=Tr
     """One instruction: its fields, beats, activations, row scales, and the expected rows."""
     a, dtype = cfg.array, WEIGHT_TYPES[name]
     steps = -(-k // a.lanes)
+    order = CodeOrder.TRITS if dtype.trits else order
     w = rng.standard_normal((n, k)).astype(np.float32)
     group_steps = (group // a.lanes) if scaled else 0
     q = quantize(w, dtype, group_steps * a.lanes)
@@ -138,6 +139,8 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
         ("bitmod_fp3", dict(n=16, k=72, group=32, rows=rows)),
         ("int4_asym", dict(n=20, k=80, group=32, rows=rows)),
         ("int8", dict(n=32, k=40, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
+        ("ternary", dict(n=40, k=120, group=32, rows=rows)),
+        ("ternary", dict(n=24, k=200, group=0, rows=rows)),
         ("int8", dict(n=24, k=48, group=0, rows=rows, order=CodeOrder.COLUMNS)),
         ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.COLUMNS, scaled=False)),
         ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
