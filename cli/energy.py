@@ -63,9 +63,10 @@ def _print(result: Report) -> None:
               f"{result.watts:.3g} W on average; a layer {result.layer_pj / size:.3g} {unit} ({result.layers} alike)")
     for key in ("unit", "part"):
         out.print(_sums(result, key, size, unit))
-    out.print(_events(result))
-    for note in result.notes:
-        out.print(note)
+    sources: list[str] = []
+    out.print(_events(result, sources))
+    for line in [f"[{i}] {source}" for i, source in enumerate(sources, 1)] + result.notes:
+        out.print(line, markup=False)
 
 
 def _sums(result: Report, key: str, size: float, unit: str) -> Table:
@@ -80,10 +81,10 @@ def _sums(result: Report, key: str, size: float, unit: str) -> Table:
     return table
 
 
-def _events(result: Report) -> Table:
-    """DRAM's commands, then the events that take most, whatever part they are in."""
+def _events(result: Report, sources: list[str]) -> Table:
+    """DRAM's commands, then the events that take most, whatever part they are in; their sources are added to a list."""
     size, unit = scaled(result.pj)
-    table = Table("unit", "event", "count", "pJ each", unit, "source")
+    table = Table("unit", "event", "count", "pJ each", unit, "energy from")
     counts: dict[tuple[str, str], float] = {}
     info = {}
     for row in result.rows:
@@ -93,6 +94,8 @@ def _events(result: Report) -> Table:
     ranked = sorted(counts, key=lambda key: (key[0] != "DRAM", -counts[key] * info[key].pj_each))
     for key in ranked[:SHOWN]:
         row = info[key]
+        sources += [source for source in row.sources if source not in sources]
+        numbers = ", ".join(str(1 + sources.index(source)) for source in row.sources)
         table.add_row(*key, f"{counts[key]:.4g}", f"{row.pj_each:.4g}", f"{counts[key] * row.pj_each / size:.4g}",
-                      f"{row.tag}: {row.source}")
+                      f"{row.tag} {numbers}")
     return table

@@ -23,6 +23,8 @@ from wordline.sim.events import NOT_COUNTED, Event, Events, Ledger, ledger
 
 #: Provenances, from the best to the worst; a sum has that of its worst part.
 TAGS = ("gates", "table", "assumed")
+#: What is said of a number outside the published points.
+BEYOND = "the nearest published size, scaled beyond it"
 #: Part of what takes energy by time alone.
 TIME = "time"
 #: Parts that a decode step has once; it has all others once a layer.
@@ -38,7 +40,7 @@ class Price:
     """Energy of one event: picojoules, where the number comes from, and a tag out of `TAGS`."""
 
     pj: float
-    source: str
+    sources: tuple[str, ...]
     tag: str
 
 
@@ -65,7 +67,7 @@ class ConstantTable:
         self.tree, self.path = tree, path
         try:
             self.name, self.technology = str(tree["name"]), str(tree["technology"])
-            self._events = {name: Price(e["pj"], e["source"], e["tag"]) for name, e in tree.get("event", {}).items()}
+            self._events = {name: Price(e["pj"], (e["source"],), e["tag"]) for name, e in tree.get("event", {}).items()}
             points = np.array(tree["sram"]["points"], float)
         except KeyError as error:
             raise EnergyError(f"{path}: {error} is missing") from None
@@ -81,9 +83,9 @@ class ConstantTable:
         if event.name in self._events:
             return self._events[event.name]
         parts = [(number, self._primitive(name, *sizes)) for number, name, *sizes in event.recipe]
-        sources = [p.source for _, p in parts] + [event.assumed]
+        sources = [source for _, p in parts for source in p.sources] + [event.assumed]
         tag = max((p.tag for _, p in parts), key=TAGS.index)
-        return Price(sum(number * p.pj for number, p in parts), "; ".join(dict.fromkeys(filter(None, sources))),
+        return Price(sum(number * p.pj for number, p in parts), tuple(dict.fromkeys(filter(None, sources))),
                      "assumed" if event.assumed else tag)
 
     def _primitive(self, name: str, *sizes: Any) -> Price:
@@ -96,33 +98,35 @@ class ConstantTable:
             raise EnergyError(f"{self.path}: no [primitive.{name}]")
         x, (at, pj) = math.prod(sizes), zip(*entry["points"], strict=True)
         if at[0] <= x <= at[-1]:
-            return Price(float(np.interp(x, at, pj)), entry["source"], "table")
+            return Price(float(np.interp(x, at, pj)), (entry["source"],), "table")
         nearest = 0 if x < at[0] else -1
-        return Price(pj[nearest] * x / at[nearest], entry["source"] + " (in proportion, beyond its sizes)", "assumed")
+        return Price(pj[nearest] * x / at[nearest], (entry["source"], BEYOND), "assumed")
 
     def sram(self, access: str, bits: int, width: int) -> Price:
         """A read or write of `width` bits of an SRAM of `bits` bits."""
         c, a, b = self._sram[access]
         low, high = self._sram_range
         inside = np.all((low <= (bits, width)) & ((bits, width) <= high))
-        source = self.tree["sram"]["source"] + ("" if inside else " (beyond its sizes)")
-        return Price(float(np.exp(c) * bits**a * width**b), source, "table" if inside else "assumed")
+        sources = (self.tree["sram"]["source"],) if inside else (self.tree["sram"]["source"], BEYOND)
+        return Price(float(np.exp(c) * bits**a * width**b), sources, "table" if inside else "assumed")
 
     def dram(self, device: str, command: str) -> Price:
         """A command of all chips of a channel, or a nanosecond of its standby."""
         d = self.tree.get("dram", {}).get(device)
         if d is None:
             raise EnergyError(f"{self.path}: no energies of DRAM {device!r} are known; "
-                              f"there are {', '.join(self.tree.get('dram', {}))}")
+                              f"there are {', '.join(self.tree.get('dram', {}))}. Give them with --table, or leave DRAM "
+                              "out with --set dram.kind=fixed")
         bits = 8 * dram.device(device).burst_bytes
         chips = bits / d["chip_bits"]
         if command.endswith("I/O"):
             # What is known are reads; the far end's termination takes a write's current.
-            tag = "assumed" if command.startswith("WR") else d["io_tag"]
-            return Price(bits * d["io_pj"], d["io_source"] + ("; writes as reads" if tag != d["io_tag"] else ""), tag)
+            if command.startswith("WR"):
+                return Price(bits * d["io_pj"], (d["io_source"], "on the wires, writes as reads"), "assumed")
+            return Price(bits * d["io_pj"], (d["io_source"],), d["io_tag"])
         pj = {"ACT+PRE": 1e3 * d["act"], "RD": 1e3 * d["read"], "WR": 1e3 * d["write"], "REF": 1e3 * d["refresh"],
               "standby": d["standby_mw"]}[command]
-        return Price(chips * pj, d["source"], d.get("tag", "table"))
+        return Price(chips * pj, (d["source"],), d.get("tag", "table"))
 
 
 def load_table(path: str | Path = "") -> EnergyTable:
@@ -158,7 +162,7 @@ class Row:
     count: float
     pj_each: float
     tag: str
-    source: str
+    sources: tuple[str, ...]
 
     @property
     def pj(self) -> float:
@@ -209,7 +213,7 @@ def rows_of(counts: Ledger, table: EnergyTable) -> list[Row]:
     result = []
     for (part, event), count in counts.items():
         p = price(event)
-        result.append(Row(event.unit, part, event.name, count, p.pj, p.tag, p.source))
+        result.append(Row(event.unit, part, event.name, count, p.pj, p.tag, p.sources))
     return result
 
 
