@@ -25,7 +25,7 @@ def energy(
     context: Annotated[int, typer.Option(help="Tokens the step attends to; 0: the model's longest.")] = 0,
     table: Annotated[Path | None, typer.Option(
         help="TOML file of energies, laid over the constants that ship: characterised gates, say.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for energy.json and energy.svg.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder: energy.json, energy.svg.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ that ships, ``energy_table.toml``, holds published constants. **Characterised ga
 
 import math
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,9 +114,9 @@ class ConstantTable:
         """A command of all chips of a channel, or a nanosecond of its standby."""
         d = self.tree.get("dram", {}).get(device)
         if d is None:
-            raise EnergyError(f"{self.path}: no energies of DRAM {device!r} are known; "
-                              f"there are {', '.join(self.tree.get('dram', {}))}. Give them with --table, or leave DRAM "
-                              "out with --set dram.kind=fixed")
+            raise EnergyError(f"{self.path}: no energies of DRAM {device!r} are known, only of "
+                              f"{', '.join(self.tree.get('dram', {}))}: give them with --table, or leave DRAM out "
+                              "with --set dram.kind=fixed")
         bits = 8 * dram.device(device).burst_bytes
         chips = bits / d["chip_bits"]
         if command.endswith("I/O"):
@@ -171,14 +171,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Step:
-    """A decode step on the cycle model: the token at position `context` - 1, from one step's end to the next's."""
+    """A decode step on the cycle model: the token at position `context` - 1, from one step's end to the next's.
+
+    Attributes
+    ----------
+    activity : structured array `cycles.ACTIVITY`
+    commands : dict[str, int]
+        DRAM's commands, as the DRAM counted them.
+    """
 
     program: Program
     config: Config
     context: int
     cycles: int
     activity: np.ndarray
-    dram: dram.DramCounters
+    commands: dict[str, int]
 
     @property
     def ns(self) -> float:
@@ -203,9 +210,7 @@ def decode_step(model: Model, config: Config, context: int = 0) -> Step:
     for name in cycles.ACTIVITY.names or ():
         activity[name] -= one.activity[name]
     commands = {name: n - one.dram.commands[name] for name, n in two.dram.commands.items()}
-    others = {name: getattr(two.dram, name) - getattr(one.dram, name) for name in asdict(two.dram) if name != "commands"}
-    return Step(program, config, context, two.cycles - one.cycles, activity,
-                replace(two.dram, commands=commands, **others))
+    return Step(program, config, context, two.cycles - one.cycles, activity, commands)
 
 
 def rows_of(counts: Ledger, table: EnergyTable) -> list[Row]:

@@ -28,6 +28,6 @@ def plot(report: Report, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(f"{unit_name} per token")
     axes.set_title(f"{report.model} on {report.config}, context {report.context}: "
-                   f"{100 * report.by('tag').get('assumed', 0.0) / report.pj:.0f} % from assumed constants", fontsize=10)
+                   f"{100 * report.by('tag').get('assumed', 0.0) / report.pj:.0f} % assumed", fontsize=10)
     axes.legend(loc="lower right")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

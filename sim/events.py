@@ -19,7 +19,18 @@ from wordline.pe.family import dot_bits
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
 from wordline.rtl.float_ref import SEGMENTS
-from wordline.rtl.isa import Aux, Destination, Factor, Function, Join, Operation, Reduction, SourceA, SourceB, Unit
+from wordline.rtl.isa import (
+    Aux,
+    Destination,
+    Factor,
+    Function,
+    Join,
+    Operation,
+    Reduction,
+    SourceA,
+    SourceB,
+    Unit,
+)
 from wordline.rtl.load_unit import FIFO_BEATS
 from wordline.rtl.matmul_unit import channel_beats
 from wordline.rtl.sfu import C0_BITS, C1_BITS, C2_BITS
@@ -28,9 +39,10 @@ from wordline.rtl.sfu import C0_BITS, C1_BITS, C2_BITS
 Op = tuple[Any, ...]
 
 NOT_COUNTED = (
-    "clock tree and pipeline registers", "leakage of logic and SRAM", "wires between units, AXI, DRAM controller and PHY",
-    "operand queues, semaphores and state machines", "weight decoders and code reordering",
-    "vector stages that an instruction does not use, which switch nevertheless", "reads of a memory whose word is not used")
+    "clock tree and pipeline registers", "leakage of logic and SRAM", "wires between units",
+    "AXI, DRAM controller and PHY", "queues of instructions, semaphores and state machines",
+    "weight decoders and code reordering", "reads of a memory whose word nobody uses",
+    "vector stages that an instruction does not use (they switch nevertheless)")
 
 
 @dataclass(frozen=True)
@@ -120,9 +132,9 @@ class Events:
             [(a.lanes * n, *op) for n, *op in tree(a.lanes, a.act_bits)] + [(1, "add", self.plan.sum_bits)]))
 
     def drain(self, channel: bool) -> Event:
-        return Event("MATMUL", "accumulator to float32, times scales" if channel else "accumulator to float32, times scale",
+        return Event("MATMUL", "drain, both scales" if channel else "drain, row scale",
                      ((2, "add", self.config.array.acc_bits), (2 if channel else 1, "float_multiply", 32)),
-                     "normalising and rounding are charged as two additions")
+                     "accumulator to float32: normalising and rounding are charged as two additions")
 
     # --- Per instruction: event and how often, from its fields and its row of ACTIVITY.
 
@@ -229,7 +241,8 @@ def part_names(program: Program) -> list[str]:
 
 def ledger(program: Program, config: Config, activity: np.ndarray) -> Ledger:
     """Every event of a run, from its `sim.cycles.ACTIVITY`; of the boot, nothing."""
-    events, result = Events(config), defaultdict(float)
+    events = Events(config)
+    result: Ledger = defaultdict(float)
     of = {Unit.LOAD: events.load, Unit.STREAM: events.stream, Unit.MATMUL: events.matmul, Unit.VECTOR: events.vector,
           Unit.STORE: events.store, Unit.CONTROL: events.control}
     fetch = events.read("CONTROL", "program")
