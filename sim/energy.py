@@ -126,6 +126,8 @@ class ConstantTable:
             return Price(bits * d["io_pj"], (d["io_source"],), d["io_tag"])
         pj = {"ACT+PRE": 1e3 * d["act"], "RD": 1e3 * d["read"], "WR": 1e3 * d["write"], "REF": 1e3 * d["refresh"],
               "standby": d["standby_mw"]}[command]
+        if pj == 0:
+            return Price(0.0, (f"not found, taken as 0: {device} {command}",), "assumed")
         return Price(chips * pj, (d["source"],), d.get("tag", "table"))
 
 

@@ -15,6 +15,7 @@ from wordline.compiler.asm import fields, to_words
 from wordline.compiler.program import Program
 from wordline.pe.bit_serial import TERMS
 from wordline.pe.datatypes import WeightKind
+from wordline.pe.dequant import corrected_bits
 from wordline.pe.family import dot_bits
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
@@ -120,10 +121,11 @@ class Events:
     def dequant(self, zero: bool) -> Event:
         """A group's dot product times its scale, minus the zero point's part, onto the accumulator."""
         a, plan = self.config.array, self.plan
-        dequant = plan.make_dequant()
-        recipe: list[Op] = [(1, "multiply", dequant.corrected_bits, 8), (1, "add", a.acc_bits)]
+        dot = dot_bits(a.act_bits, plan.kinds, a.group_max)
+        bits = corrected_bits(dot, plan.sum_bits, plan.asymmetric)
+        recipe: list[Op] = [(1, "multiply", bits, 8), (1, "add", a.acc_bits)]
         if zero:
-            recipe += [(1, "multiply", plan.sum_bits, 8), (1, "add", dequant.corrected_bits)]
+            recipe += [(1, "multiply", plan.sum_bits, 8), (1, "add", bits)]
         return Event("MATMUL", "group scale and zero" if zero else "group scale", tuple(recipe))
 
     def act_sum(self) -> Event:

@@ -232,6 +232,16 @@ def test_the_table_at_between_and_beyond_its_points():
     assert price("read", 2**10, 32).tag == "assumed"
 
 
+@pytest.mark.parametrize(("device", "assumed"), [
+    ("hbm2", {"ACT+PRE", "RD", "WR", "REF", "standby", "WR I/O"}), ("gddr6-16", {"REF", "WR I/O"}),
+    ("lpddr4-3200", {"WR I/O"})])
+def test_what_is_not_published_of_a_dram_is_called_assumed(device, assumed):
+    table = energy.load_table()
+    prices = {name: table.dram(device, name) for name in ("ACT+PRE", "RD", "WR", "REF", "standby", "RD I/O", "WR I/O")}
+    assert {name for name, price in prices.items() if price.tag == "assumed"} == assumed
+    assert {name for name, price in prices.items() if price.pj == 0} == ({"REF"} if device == "gddr6-16" else set())
+
+
 def test_a_characterised_event_replaces_its_recipe(austen, tmp_path):
     name, path = "product bit_serial FP4 x 16", tmp_path / "gates.toml"
     path.write_text(f'name = "gates"\n[event."{name}"]\npj = 0.5\nsource = "netlist 1234"\ntag = "gates"\n')
