@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def energy(
         cfg, prices = load_config(config, set_ or []), load_table(table or "")
         say(f"two runs of {model} on {cfg.name}")
         result = report(decode_step(load_shape(model), cfg, context), prices)
-        tree = {"command": ["wordline", *sys.argv[1:]]} | result.to_dict()
+        tree = {"command": ["wordline", *sys.argv[1:]], "configuration": asdict(cfg)} | result.to_dict()
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             (output / "energy.json").write_text(json.dumps(tree, indent=2) + "\n")

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from wordline.sim.energy import Report
 
 _SCALES = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
@@ -16,6 +14,8 @@ def scaled(pj: float) -> tuple[float, str]:
 
 def plot(report: Report, path: Path) -> None:
     """Write the picture; the file's ending says the format."""
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     parts, both = list(report.by("part")), report.by("unit", "part")
