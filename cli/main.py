@@ -9,6 +9,7 @@ import typer
 
 from wordline.cli import tools, verify
 from wordline.cli.doctor import doctor
+from wordline.cli.energy import energy
 from wordline.cli.run import demo, run
 from wordline.cli.time import time
 
@@ -42,6 +43,7 @@ app.command("compile")(tools.compile_)
 app.command()(tools.disasm)
 app.command()(tools.gen)
 app.command()(tools.synth)
+app.command()(energy)
 app.add_typer(tools.pe, name="pe")
 app.add_typer(verify.app, name="verify")
 app.command()(doctor)

@@ -58,14 +58,22 @@ def _named(banks: set[str], parts: Parts | None) -> set[str]:
 class _Item:
     unit: Unit
     fields: dict[str, Any]
+    part: str
     wait: int = 0
     signal: int = 0
 
 
 @dataclass
 class Builder:
-    """Collects instructions; `words` gives them encoded."""
+    """Collects instructions; `words` gives them encoded.
 
+    Attributes
+    ----------
+    part : str
+        The part of the model that instructions are for from here on; `sections` says which are for which.
+    """
+
+    part: str = "step"
     items: list[_Item] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
     _writer: dict[str, int] = field(default_factory=dict)
@@ -90,7 +98,7 @@ class Builder:
                 if _overlap(name, other):
                     for reader in readers.values():
                         need(reader)
-        self.items.append(_Item(unit, fields))
+        self.items.append(_Item(unit, fields, self.part))
         self._wait(index, needs)
         for name in writes:
             # What this write waited for need not be waited for again by who waits for this write.
@@ -119,7 +127,7 @@ class Builder:
                    if unit not in (Unit.STREAM, Unit.CONTROL)
                    and self._waited.get((Unit.CONTROL, unit), -1) < index}
         if pending:
-            self.items.append(_Item(Unit.CONTROL, {"operation": Operation.SYNC}))
+            self.items.append(_Item(Unit.CONTROL, {"operation": Operation.SYNC}, self.part))
             self._wait(len(self.items) - 1, pending)
         self._writer.clear()
         self._readers.clear()
@@ -130,7 +138,7 @@ class Builder:
         self.labels[name] = len(self.items)
 
     def control(self, operation: Operation, **fields: Any) -> None:
-        self.items.append(_Item(Unit.CONTROL, {"operation": operation} | fields))
+        self.items.append(_Item(Unit.CONTROL, {"operation": operation} | fields, self.part))
 
     def set(self, rd: int, value: int, ra: int = 0) -> None:
         """rd = ra + value"""
@@ -158,7 +166,7 @@ class Builder:
         """A word of DRAM into a register; the sequencer waits for it."""
         self._emit(Unit.LOAD, {"address": address, "register": register, "element": LoadFormat.REGISTER},
                    {region} - {""}, set())
-        self.items.append(_Item(Unit.CONTROL, {"operation": Operation.SYNC}))
+        self.items.append(_Item(Unit.CONTROL, {"operation": Operation.SYNC}, self.part))
         self._wait(len(self.items) - 1, {Unit.LOAD: len(self.items) - 2})
 
     def stream(self, address: Operand, runs: Operand, beats: Operand, stride: Operand,
@@ -182,6 +190,10 @@ class Builder:
               **fields: Any) -> None:
         self._emit(Unit.STORE, {"address": address, "src": src, "count": count} | fields, _named({"S"}, parts),
                    {region})
+
+    def sections(self) -> list[list[int | str]]:
+        """Where a part begins, and its name, in program order."""
+        return [[i, item.part] for i, item in enumerate(self.items) if i == 0 or item.part != self.items[i - 1].part]
 
     def words(self) -> list[int]:
         """The encoded instructions, labels resolved."""

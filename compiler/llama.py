@@ -259,6 +259,7 @@ class LlamaCompiler:
         return reg(LAYER, self.layer_address + self.offsets[name] + extra)
 
     def stream(self, name: str) -> None:
+        self.b.part = name
         self.b.stream(self.in_layer(name), *self.matrices[name].run())
 
     def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0) -> None:
@@ -314,6 +315,7 @@ class LlamaCompiler:
         b.set(POSITION, 0, START)
         b.label("step")
         self._step_sizes()
+        b.part = "embedding"
         self._embed()
         b.set(LAYER, 0)
         self.stream("qkv")
@@ -328,7 +330,9 @@ class LlamaCompiler:
         self._layers("one token's layers")
         b.label("logits")
         b.branch(Operation.BLT, CONTEXT, PROMPT, "advance")
+        b.part = "head"
         self._next_token()
+        b.part = "step"
         b.label("advance")
         b.control(Operation.ADD, rd=POSITION, ra=CONTEXT, rb=0)
         b.branch(Operation.BGE, POSITION, LAST, "end")
@@ -345,7 +349,8 @@ class LlamaCompiler:
         info = {"model": c.name, "architecture": "llama", "context": self.context, "vocab": c.vocab,
                 "weights": self.config.types.weights, "head": self.config.types.head_weights,
                 "group_size": self.config.types.group_size, "acts": self.config.types.acts,
-                "kv": self.config.types.kv, "config": self.config.name}
+                "kv": self.config.types.kv, "config": self.config.name,
+                "layers": c.layers, "parts": b.sections()}
         return Program(self.config.hardware_hash(), to_array(words), self.map.segments,
                        self.map.symbols, info)
 
@@ -357,6 +362,7 @@ class LlamaCompiler:
         b.label(label)
         self._attention()
         self._mlp()
+        b.part = "step"
         b.set(LAYER, self.layer_bytes, LAYER)
         b.set(T1, -c.layers * self.layer_bytes, LAYER)
         b.branch(Operation.BLT, T1, 0, label)
@@ -408,6 +414,7 @@ class LlamaCompiler:
         the keys and values of the head after that are rotated, quantised and stored."""
         b, c, p, t = self.b, self.c, self.places, self.config.types
         per_kv = c.heads // c.kv_heads
+        b.part = "qkv"
         b.load(self.in_layer("input_layernorm"), p.gamma, c.width, parts={"L": "gamma"})
         with self.rows("norm1", act=True):
             self.norm(reg(ROW_X, p.x), reg(ROW_X, p.work))
@@ -428,6 +435,7 @@ class LlamaCompiler:
                 self._scores(h)
             if h > 0:
                 self._values(h - 1)
+        b.part = "o"
         with self.rows("quantise_o", act=True):
             source = (SourceA.M, reg(ROW_M, p.heads))
             n = c.heads * c.head_dim
@@ -468,6 +476,7 @@ class LlamaCompiler:
         read them."""
         b, c, p, a = self.b, self.c, self.places, self.config.array
         dim = c.head_dim // self.lanes
+        b.part = "cache"
         packed = {"mode": StoreMode.PACKED, "bits": self.kv.bits}
 
         def split(tile: int, tile_bytes: int, within: int) -> None:
@@ -537,6 +546,7 @@ class LlamaCompiler:
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
         kv = h // (c.heads // c.kv_heads)
         dim = c.head_dim // self.lanes
+        b.part = "scores"
         at, operand, parts = self._operand("q", p.query, h)
         slot = 1 if h % 2 else 3
         b.load(self.in_layer(f"value_scales{kv}"), p.vscale[h % 2], reg(CONTEXT), region=f"values{kv}",
@@ -551,11 +561,13 @@ class LlamaCompiler:
                           channel_scales=1, order=CodeOrder.COLUMNS, act=at * self.lanes // a.lanes)
 
     def _stream_keys(self, h: int) -> None:
+        self.b.part = "scores"
         kv, beats = h // (self.c.heads // self.c.kv_heads), self.key.tile_beats
         self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
 
     def _stream_values(self, h: int) -> None:
         c, a = self.c, self.config.array
+        self.b.part = "values"
         kv = h // (c.heads // c.kv_heads)
         self.b.stream(self.in_layer(f"values{kv}"), c.head_dim // a.cols, reg(VALUE_BEATS), self.value.tile_beats,
                       f"values{kv}")
@@ -564,6 +576,7 @@ class LlamaCompiler:
         """Softmax of the scores, and the values weighted with it."""
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
         dim = c.head_dim // self.lanes
+        b.part = "values"
         at, operand, parts = self._operand("p", p.probabilities, h)
         ours, slot = p.parts(h), 2 if h % 2 else 0
         with self.rows(f"softmax{h}", act=True):
@@ -590,6 +603,7 @@ class LlamaCompiler:
 
     def _mlp(self) -> None:
         b, c, p, t = self.b, self.c, self.places, self.config.types
+        b.part = "gate_up"
         b.load(self.in_layer("post_attention_layernorm"), p.gamma, c.width)
         self.stream("gate_up")
         with self.rows("norm2", act=True):
@@ -612,6 +626,7 @@ class LlamaCompiler:
                      destination=Destination.X, dst=work, reduction=Reduction.ABSMAX, scalar=S_SUM)
             self.quantise(slot=0, length=c.ffn, source=(SourceA.X, work), bits=t.acts)
         self.matmul(self.matrices["down"], slot=0, rows=reg(TOKENS))
+        b.part = "qkv"
         # The next layer's first weights come while this layer ends; behind the last layer, none.
         tiles, beats, stride = self.matrices["qkv"].run()
         b.set(T1, -(c.layers - 1) * self.layer_bytes, LAYER)
@@ -619,6 +634,7 @@ class LlamaCompiler:
         b.control(Operation.SHR, rd=T1, ra=T1, value=31)
         b.control(Operation.ANDI, rd=T1, ra=T1, value=tiles)
         b.stream(self.in_layer("qkv", self.layer_bytes), reg(T1), beats, stride)
+        b.part = "down"
         with self.rows("residual2"):
             self._residual()
 

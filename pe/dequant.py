@@ -26,6 +26,11 @@ def dequant_latency(rate: int, asymmetric: bool) -> int:
     return (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0)
 
 
+def corrected_bits(dot_bits: int, sum_bits: int, asymmetric: bool) -> int:
+    """Width of a group's dot product behind the zero point."""
+    return max(dot_bits, sum_bits + 8) + 1 if asymmetric else dot_bits
+
+
 class SerialMultiplier(wiring.Component):
     """``product = operand[r] * factor`` for `rows` operands, `rate` bits of the 8-bit factor per cycle.
 
@@ -110,7 +115,7 @@ class GroupDequant(wiring.Component):
         self.rows, self.rate, self.asymmetric = rows, rate, asymmetric
         self.dot_bits = dot_bits
         self.sum_bits, self.tag_bits = sum_bits, tag_bits
-        self.corrected_bits = max(dot_bits, sum_bits + 8) + 1 if asymmetric else dot_bits
+        self.corrected_bits = corrected_bits(dot_bits, sum_bits, asymmetric)
         self.value_bits = self.corrected_bits + 8
         self.latency = dequant_latency(rate, asymmetric)
         super().__init__({

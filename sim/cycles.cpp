@@ -72,6 +72,11 @@ struct Event {
     uint32_t unit, index;
 };
 
+// What one instruction of the program did, in all its executions; ACTIVITY in sim/cycles.py.
+struct Activity {
+    int64_t executions, beats, words, folds, steps, row_steps, tiles, row_tiles, activates, reads, writes;
+};
+
 // A SyncFIFOBuffered without its contents: a memory, and an output register behind it.
 struct Fifo {
     int64_t inside = 0;
@@ -91,6 +96,7 @@ struct Reader {
     enum { IDLE, MEASURE, ASK } state = IDLE;
     uint64_t address = 0;
     int64_t left = 0, burst = 0;
+    Activity *activity = nullptr;  // of the instruction whose run this is
 
     bool idle() const { return state == IDLE; }
     bool asks(int64_t room) const { return state == ASK && room >= burst; }
@@ -112,7 +118,8 @@ struct Reader {
 };
 
 struct Unit {
-    Cause cause = NOTHING;  // of the cycle that was stepped last
+    Cause cause = NOTHING;         // of the cycle that was stepped last
+    Activity *activity = nullptr;  // of the instruction that started last
 };
 
 struct Load : Unit {
@@ -145,6 +152,7 @@ struct Load : Unit {
                 address = start->get(load::address), number = start->get(load::reg);
                 known = format(p, element, size, per_word);
                 beats = known ? (count * size + p.beat_bytes - 1) / p.beat_bytes : 1;
+                activity->beats += beats, activity->words += known ? (count + per_word - 1) / per_word : 0;
                 state = ASK, changed = true;
             }
             cause = SETUP;
@@ -152,7 +160,7 @@ struct Load : Unit {
         case ASK:
             cause = SETUP, changed = true;
             left = count, chunks = 0, filled = 0;
-            run = beats != 0;
+            run = beats != 0, reader.activity = activity;
             if (beats == 0) state = FINISH;
             else if (reader.idle()) state = known ? MOVE : REGISTER;
             break;
@@ -225,7 +233,7 @@ struct Stream : Unit {
             break;
         case PREPARE:
             changed = true;
-            expected += runs * each;
+            expected += runs * each, activity->beats += runs * each;
             ends.push_back(expected);
             state = runs && each ? READ : IDLE;
             run_beats = stride == each ? runs * each : each;
@@ -234,6 +242,7 @@ struct Stream : Unit {
         case READ:
             run = true;
             if (reader.idle()) {
+                reader.activity = activity;
                 address += stride * p.beat_bytes, changed = true;
                 if (--runs == 0) state = IDLE;
             }
@@ -356,6 +365,9 @@ struct Matmul : Unit {
         }
         gearbox(p, state_was_codes(beat), changed);
         // Steps.
+        if (takes_beat) activity->beats++;
+        if (takes_step) activity->steps++, activity->row_steps += rows;
+        if (takes_step && tile_last) activity->tiles++, activity->row_tiles += rows;
         bool last_in_tile = step == steps - 1, last_in_group = in_group == group_steps - 1 || last_in_tile;
         if (takes_step) {
             offered = false;
@@ -444,9 +456,11 @@ struct Vector : Unit {
             int64_t levels = ceil_log2(std::max<int64_t>(1, std::min(words, p.sum_words)));
             reduce = 2 + p.sum_settle + ceil_log2(lanes) * p.sum_settle;
             for (int64_t k = 0; k < levels; k++) reduce += (1ll << k) + p.sum_settle;
+            activity->folds += (1ll << levels) - 1;
         } else if (reduction != NO_REDUCTION) {
             reduce = lanes + 1;
         }
+        activity->words += words;
         busy = true;
         work_from = now + 1 + p.vector_prepare, work_to = work_from + words;
         end = now + p.vector_prepare + std::max<int64_t>(words, 1) + p.vector_depth + 2 + reduce + 1;
@@ -465,7 +479,7 @@ struct Store : Unit {
     uint64_t address = 0, at = 0, awaddr = 0;
     int64_t count = 0, mode = 0, bits = 0, piece = 0, run_stride = 0;
     int64_t left = 0, lane = 0, part = 0, gathered = 0, outstanding = 0;
-    bool awvalid = false, wvalid = false;
+    bool awvalid = false, wvalid = false, wrote = false;  // wrote: DRAM was, in the cycle stepped last
     std::deque<uint64_t> addresses;  // taken, their beats not yet
     int64_t beats = 0;               // taken, their addresses not yet
 
@@ -481,6 +495,7 @@ struct Store : Unit {
         cause = SETUP;
         if (awvalid && awready) addresses.push_back(awaddr);
         if (wvalid && wready) beats++;
+        wrote = !addresses.empty() && beats;
         for (; !addresses.empty() && beats; beats--, addresses.pop_front()) bus.write(now, addresses.front(), true, false);
         switch (state) {
         case IDLE:
@@ -496,7 +511,7 @@ struct Store : Unit {
             state = count ? FETCH : ANSWERS, changed = true;
             break;
         case FETCH:
-            state = mode == PACKED_MODE ? GATHER : WORDS, changed = true;
+            state = mode == PACKED_MODE ? GATHER : WORDS, changed = true, activity->words++;
             break;
         case WORDS: {
             bool ends = (int64_t)(at % p.beat_bytes) / 4 == p.beat_bytes / 4 - 1 || left == 1;
@@ -536,6 +551,7 @@ struct Store : Unit {
             break;
         }
         outstanding += (offer && free) - answer;
+        if (offer && free) activity->beats++;
         if (answer) bus.answered();
         if (awready) awvalid = false;
         if (wready) wvalid = false;
@@ -563,12 +579,15 @@ struct Model {
     std::deque<Word> queues[UNITS - 1];
     std::deque<uint32_t> signals[UNITS - 1];
     std::deque<int64_t> starts[UNITS - 1];
+    std::deque<int64_t> numbers[UNITS - 1];  // of the queued instructions in the program
     int64_t counters[UNITS][UNITS] = {};
     uint32_t ended[UNITS] = {};
     int64_t busy[UNITS] = {};
     int64_t causes[UNITS][CAUSES] = {};
     std::vector<Event> events;
     bool record;
+    std::vector<Activity> activity;  // by number in the program; behind the last, the boot's load
+    DramCounters seen{};             // commands that are charged to an instruction
 
     // Sequencer.
     enum { BOOT, LOADING, REGISTERS_STATE, FETCH, READ, RESOLVE, HAND_OUT, EXECUTE, FLUSH, OVER } state = BOOT;
@@ -582,13 +601,14 @@ struct Model {
     uint32_t arid = 0;
     uint64_t araddr = 0;
     int64_t arlen = 0;
+    Activity *aractivity = nullptr;
 
     int64_t now = 0;
 
     Model(const Params &params, const DramParams *dram, const Word *words, int64_t n, uint64_t address, const uint8_t *mem, uint64_t size,
           double stalls, uint64_t seed, bool rec)
         : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, dram), program(words), length(n), memory(mem),
-          memory_size(size), program_address((int64_t)address), record(rec) {
+          memory_size(size), program_address((int64_t)address), record(rec), activity(n + 1) {
         bus.stalls = {stalls, seed};
         stream_.room = p.stream_beats, stream_.most = std::min(p.stream_beats, p.stream_window);
     }
@@ -650,6 +670,14 @@ struct Model {
             resolved.set(any::short_imm[i], word.get(any::short_imm[i]) + (uint64_t)registers[word.get(any::short_reg[i])]);
     }
 
+    // DRAM's commands since the last call are those of an instruction.
+    void charge(Activity *a) {
+        DramCounters is = bus.dram_counters(now);
+        a->activates += is.commands[ACT] - seen.commands[ACT];
+        a->reads += is.commands[RD] - seen.commands[RD], a->writes += is.commands[WR] - seen.commands[WR];
+        seen = is;
+    }
+
     // One cycle; returns whether anything changed.
     bool cycle() {
         bool changed = false;
@@ -694,11 +722,17 @@ struct Model {
                     if (signals[u].front() >> to & 1) changes.push_back({u, to, 1});
 
         // Bus addresses.
-        if (arvalid && arready) bus.read(now, araddr, (uint32_t)arlen, arid), changed = true;
+        if (arvalid && arready) {
+            bus.read(now, araddr, (uint32_t)arlen, arid), changed = true;
+            charge(aractivity);
+        }
         if (free) {
             arvalid = asks[0] || asks[1];
             const Reader &reader = asks[0] ? load_.reader : stream_.reader;
-            if (arvalid) arid = !asks[0], araddr = reader.address, arlen = reader.burst, changed = true;
+            if (arvalid) {
+                arid = !asks[0], araddr = reader.address, arlen = reader.burst, aractivity = reader.activity;
+                changed = true;
+            }
         }
         if (came) changed = true;
 
@@ -710,7 +744,7 @@ struct Model {
             word = Word{};
             word.set(load::unit, LOAD), word.set(load::address, (uint64_t)program_address);
             word.set(load::count, (uint64_t)length), word.set(load::element, PROGRAM);
-            queues[LOAD].push_back(word);
+            queues[LOAD].push_back(word), numbers[LOAD].push_back(length);
             state = LOADING, changed = true;
             break;
         case LOADING:
@@ -731,6 +765,7 @@ struct Model {
             break;
         case READ:
             word = program[pc], state = RESOLVE, changed = true;
+            activity[pc].executions++;
             break;
         case RESOLVE:
             resolve();
@@ -780,15 +815,21 @@ struct Model {
         if (taken) put(load_.number, memory_word(load_.address));
 
         // Units.
+        Unit *units[UNITS - 1] = {&load_, &stream_, &matmul_, &vector_, &store_};
+        for (int u = 0; u < UNITS - 1; u++)
+            if (start[u]) units[u]->activity = &activity[numbers[u].front()], numbers[u].pop_front();
         changed |= load_.cycle(p, start[LOAD] ? &words[LOAD] : nullptr, arrives[0], grants[0], taken);
         changed |= stream_.cycle(p, start[STREAM] ? &words[STREAM] : nullptr, arrives[1], grants[1], fifo_taken);
         changed |= matmul_.cycle(p, now, start[MATMUL] ? &words[MATMUL] : nullptr, fifo_taken);
         changed |= vector_.cycle(p, now, start[VECTOR] ? &words[VECTOR] : nullptr);
         changed |= store_.cycle(p, now, start[STORE] ? &words[STORE] : nullptr, bus);
+        if (store_.wrote) charge(store_.activity);
 
         // Queues, semaphores, events.
-        if (handed) queues[resolved.get(any::unit)].push_back(resolved);
-        Unit *units[UNITS - 1] = {&load_, &stream_, &matmul_, &vector_, &store_};
+        if (handed) {
+            queues[resolved.get(any::unit)].push_back(resolved);
+            numbers[resolved.get(any::unit)].push_back(pc - 1);
+        }
         for (int u = 0; u < UNITS - 1; u++) {
             Cause cause = was_busy[u] ? units[u]->cause : start[u] ? SETUP
                         : queues[u].empty() ? NOTHING : SEMAPHORE;
@@ -880,6 +921,11 @@ int64_t cycles_events(void *m, Event *out) {
     auto *model = static_cast<Model *>(m);
     if (out) std::memcpy(out, model->events.data(), model->events.size() * sizeof(Event));
     return (int64_t)model->events.size();
+}
+
+void cycles_activity(void *m, Activity *out) {
+    auto *model = static_cast<Model *>(m);
+    std::memcpy(out, model->activity.data(), model->activity.size() * sizeof(Activity));
 }
 
 void cycles_free(void *m) { delete static_cast<Model *>(m); }

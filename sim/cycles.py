@@ -47,6 +47,13 @@ from wordline.sim import dram, toolchain
 #: One row per instruction: first and last cycle, unit, and number within the unit.
 EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
 
+#: What one instruction of a program did in all its executions: beats on the bus and through FIFOs; words of a vector
+#: instruction, of bank L written by a load, of bank S read by a store; word additions that fold a sum; steps of the
+#: array, rows in them; tiles drained, rows in them; DRAM commands for it.
+ACTIVITY = np.dtype([(name, "<i8") for name in (
+    "executions", "beats", "words", "folds", "steps", "row_steps", "tiles", "row_tiles", "activates", "reads",
+    "writes")])
+
 
 class CyclesError(RuntimeError):
     """A program that does not come to its end."""
@@ -81,6 +88,8 @@ class CyclesResult:
         Per unit, cycles by `Cause`; they add up to `cycles`.
     events : structured array `EVENT`
         If recorded, every instruction's first and last cycle, in the order of their ends.
+    activity : structured array `ACTIVITY`
+        One row an instruction of the program, and behind them one for the load that boots it.
     """
 
     cycles: int
@@ -89,6 +98,7 @@ class CyclesResult:
     dram: dram.DramCounters
     causes: dict[str, dict[str, int]]
     events: np.ndarray = field(repr=False)
+    activity: np.ndarray = field(repr=False)
 
 
 def _field_lines(struct: type[data.Struct], long: str = "") -> list[str]:
@@ -168,6 +178,7 @@ def _library() -> ctypes.CDLL:
     library.cycles_error.argtypes, library.cycles_error.restype = [pointer], ctypes.c_char_p
     library.cycles_counters.argtypes = [pointer] * 4
     library.cycles_dram_counters.argtypes = [pointer, pointer]
+    library.cycles_activity.argtypes = [pointer, pointer]
     library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
     return library
 
@@ -214,9 +225,11 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         library.cycles_dram_counters(model, memory_counters)
         events = np.zeros(library.cycles_events(model, None), EVENT)
         library.cycles_events(model, events.ctypes.data)
+        activity = np.zeros(len(program.instructions) + 1, ACTIVITY)
+        library.cycles_activity(model, activity.ctypes.data)
         return CyclesResult(
             library.cycles_now(model), {u.name: int(busy[u]) for u in Unit}, {u.name: int(ended[u]) for u in Unit},
             dram.counters_of(memory_counters),
-            {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}, events)
+            {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}, events, activity)
     finally:
         library.cycles_free(model)

@@ -1,0 +1,263 @@
+"""Which events a program's instructions cause in the hardware: from counts of `sim.cycles` to names and numbers.
+
+An `Event` has a name under which a characterised table may price it, and a recipe: what it is made of in operations
+for which constants are published. The recipes follow `pe/` and `rtl/`; what they leave out is in `NOT_COUNTED`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wordline.compiler.asm import fields, to_words
+from wordline.compiler.program import Program
+from wordline.pe.bit_serial import TERMS
+from wordline.pe.datatypes import WeightKind
+from wordline.pe.dequant import corrected_bits
+from wordline.pe.family import dot_bits
+from wordline.rtl.column import ColumnPlan
+from wordline.rtl.config import Config
+from wordline.rtl.float_ref import SEGMENTS
+from wordline.rtl.isa import (
+    Aux,
+    Destination,
+    Factor,
+    Function,
+    Join,
+    Operation,
+    Reduction,
+    SourceA,
+    SourceB,
+    Unit,
+)
+from wordline.rtl.load_unit import FIFO_BEATS
+from wordline.rtl.matmul_unit import channel_beats
+from wordline.rtl.sfu import C0_BITS, C1_BITS, C2_BITS
+
+#: How many, which primitive of the energy table, its sizes.
+Op = tuple[Any, ...]
+
+NOT_COUNTED = (
+    "clock tree and pipeline registers", "leakage of logic and SRAM", "wires between units",
+    "AXI, DRAM controller and PHY", "queues of instructions, semaphores and state machines",
+    "weight decoders and code reordering", "reads of a memory whose word nobody uses",
+    "vector stages that an instruction does not use (they switch nevertheless)")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens in a unit.
+
+    Attributes
+    ----------
+    unit, name : str
+    recipe : tuple[Op, ...]
+        (number, primitive, sizes...): ``add`` bits, ``multiply`` bits bits, ``float_add``, ``float_multiply``, ``read``
+        and ``write`` of bits and width of an SRAM, ``dram`` device command.
+    assumed : str
+        Why the recipe is a guess; empty if it is what the RTL has.
+    """
+
+    unit: str
+    name: str
+    recipe: tuple[Op, ...]
+    assumed: str = ""
+
+
+#: (part of the model, event) -> how often.
+Ledger = dict[tuple[str, Event], float]
+
+
+def tree(lanes: int, bits: int) -> list[Op]:
+    """Additions of an adder tree over `lanes` numbers of `bits` bits, divided by `lanes`."""
+    return [(2.0**-k, "add", bits + k) for k in range(1, lanes.bit_length())]
+
+
+class Events:
+    """The events of one configuration."""
+
+    def __init__(self, config: Config):
+        self.config, self.plan = config, ColumnPlan(config)
+        a, m, lanes, bus = config.array, config.memory, config.vector.lanes, config.bus.data_bits
+        word = 32 * lanes
+        #: Bits, and width of a read and of a write.
+        self.memories: dict[str, tuple[int, int, int]] = {
+            "X": (32 * m.vector_floats, word, word), "M": (32 * m.matmul_floats, word, 32 * a.drain_lanes),
+            "L": (32 * m.load_floats, word, word), "S": (32 * m.store_floats, word, word),
+            "ACT": (a.rows * m.act_elements * a.act_bits, a.rows * a.lanes * a.act_bits, lanes * a.act_bits),
+            "ROW_SCALE": (64 * 32, 32, 32), "SCALAR": (16 * 32, 32, 32),
+            "weight FIFO": (m.stream_beats * bus, bus, bus), "load FIFO": (FIFO_BEATS * bus, bus, bus),
+            "group scales": (2 * m.meta_beats * bus, 8 * a.cols, bus),
+            "channel scales": (2 * channel_beats(config) * bus, 32 * a.drain_lanes, bus),
+            "program": (256 * m.program, 256, 256),
+        }
+
+    def read(self, unit: str, memory: str) -> Event:
+        bits, width, _ = self.memories[memory]
+        return Event(unit, f"read {memory}", ((1, "read", bits, width),))
+
+    def write(self, unit: str, memory: str) -> Event:
+        bits, _, width = self.memories[memory]
+        return Event(unit, f"write {memory}", ((1, "write", bits, width),))
+
+    def product(self, kind: WeightKind) -> Event:
+        """One weight times one activation, with its share of adder tree and accumulator."""
+        a = self.config.array
+        dot = dot_bits(a.act_bits, self.plan.kinds, a.group_max)
+        name = f"product {a.family} {kind.name} x {a.act_bits}"
+        if a.family == "mac":
+            bits = a.act_bits + 8
+            recipe = [(1, "multiply", a.act_bits, 8), *tree(a.lanes, bits), (1 / a.lanes, "add", dot)]
+            return Event("MATMUL", name, tuple(recipe))
+        if a.family == "bit_serial":
+            bits = a.act_bits + 4
+            term = [(1, "add", bits), *tree(a.lanes, bits), (1 / a.lanes, "add", dot)]
+            return Event("MATMUL", name, tuple((TERMS[kind] * op[0], *op[1:]) for op in term),
+                         "shifting and negating a term is charged as one addition")
+        raise ValueError(f"array.family = {a.family!r}: no energy recipe yet; write it in sim/events.py")
+
+    def dequant(self, zero: bool) -> Event:
+        """A group's dot product times its scale, minus the zero point's part, onto the accumulator."""
+        a, plan = self.config.array, self.plan
+        dot = dot_bits(a.act_bits, plan.kinds, a.group_max)
+        bits = corrected_bits(dot, plan.sum_bits, plan.asymmetric)
+        recipe: list[Op] = [(1, "multiply", bits, 8), (1, "add", a.acc_bits)]
+        if zero:
+            recipe += [(1, "multiply", plan.sum_bits, 8), (1, "add", bits)]
+        return Event("MATMUL", "group scale and zero" if zero else "group scale", tuple(recipe))
+
+    def act_sum(self) -> Event:
+        a = self.config.array
+        return Event("MATMUL", "sum of a step's activations", tuple(
+            [(a.lanes * n, *op) for n, *op in tree(a.lanes, a.act_bits)] + [(1, "add", self.plan.sum_bits)]))
+
+    def drain(self, channel: bool) -> Event:
+        return Event("MATMUL", "drain, both scales" if channel else "drain, row scale",
+                     ((2, "add", self.config.array.acc_bits), (2 if channel else 1, "float_multiply", 32)),
+                     "accumulator to float32: normalising and rounding are charged as two additions")
+
+    # --- Per instruction: event and how often, from its fields and its row of ACTIVITY.
+
+    def load(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        yield self.write("LOAD", "load FIFO"), n["beats"]
+        yield self.read("LOAD", "load FIFO"), n["beats"]
+        yield self.write("LOAD", "L"), n["words"]
+
+    def stream(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        yield self.write("STREAM", "weight FIFO"), n["beats"]
+
+    def matmul(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        a = self.config.array
+        yield self.read("MATMUL", "weight FIFO"), n["beats"]
+        yield self.read("MATMUL", "ACT"), n["steps"]
+        product = self.product(WeightKind(f["kind"]))
+        yield product, n["row_steps"] * a.cols * a.lanes
+        # Nothing stops the rows without a token: they multiply what lies in the buffer.
+        idle = Event("MATMUL", f"{product.name}, row without a token", product.recipe,
+                     "stale activations are taken to switch as much as a token's")
+        yield idle, (a.rows * n["steps"] - n["row_steps"]) * a.cols * a.lanes
+        if self.plan.asymmetric:
+            yield self.act_sum(), n["steps"] * a.rows
+        groups = n["tiles"] * f["groups"]
+        zero = f["aux"] == Aux.ZERO
+        yield self.dequant(zero), groups * a.cols * a.rows
+        header = 0
+        if f["channel_scales"]:
+            header += channel_beats(self.config)
+            yield self.read("MATMUL", "channel scales"), n["row_tiles"] * (a.cols // a.drain_lanes)
+            yield self.write("MATMUL", "channel scales"), n["tiles"] * channel_beats(self.config)
+        sections = [8 * a.cols * f["group_scales"], a.cols * {Aux.NONE: 0, Aux.SELECT: 2, Aux.ZERO: 8}[f["aux"]]]
+        for bits in filter(None, sections):
+            yield self.read("MATMUL", "group scales"), groups
+            yield self.write("MATMUL", "group scales"), n["tiles"] * -(-f["groups"] * bits // self.config.bus.data_bits)
+        yield self.drain(bool(f["channel_scales"])), n["row_tiles"] * a.cols
+        yield self.read("MATMUL", "ROW_SCALE"), n["row_tiles"] * (a.cols // a.drain_lanes)
+        yield self.write("MATMUL", "M"), n["row_tiles"] * (a.cols // a.drain_lanes)
+
+    def vector(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        lanes = self.config.vector.lanes
+        words, elements = n["words"], n["words"] * lanes
+        compare = Event("VECTOR", "float compare", ((1, "add", 32),), "a comparison is a subtraction of the bits")
+        add = Event("VECTOR", "float add", ((1, "float_add", 32),))
+        if f["a_source"] in (SourceA.X, SourceA.M):
+            yield self.read("VECTOR", SourceA(f["a_source"]).name), words
+        if Factor.B in (f["multiply"], f["addend"]):
+            yield self.read("VECTOR", SourceB(f["b_source"]).name), words
+        if f["multiply"] != Factor.NONE:
+            yield Event("VECTOR", "float multiply", ((1, "float_multiply", 32),)), elements
+        if f["addend"] != Factor.NONE:
+            yield (add if f["join"] == Join.ADD else compare), elements
+        if f["function"] == Function.INT:
+            yield Event("VECTOR", "float to integer", ((2, "add", 32),),
+                        "shifting and rounding are charged as two additions"), elements
+        elif f["function"] != Function.NONE:
+            table = C0_BITS + C1_BITS + C2_BITS
+            recipe = ((1, "read", 3 * SEGMENTS * table, table), (1, "multiply", 16, 13), (1, "multiply", 17, 18),
+                      (2, "add", 25), (2, "add", 32))
+            yield Event("VECTOR", "exp2, recip or rsqrt", recipe,
+                        "shifting and rounding are charged as two additions"), elements
+        if f["destination"] in (Destination.X, Destination.S, Destination.ACT):
+            yield self.write("VECTOR", Destination(f["destination"]).name), words
+        elif f["destination"] != Destination.NONE:
+            yield self.write("VECTOR", Destination(f["destination"]).name), n["executions"]
+        if f["reduction"] == Reduction.SUM:
+            yield add, elements + n["folds"] * lanes + n["executions"] * (lanes - 1)
+        elif f["reduction"] != Reduction.NONE:
+            yield compare, elements + n["executions"] * lanes
+
+    def store(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        yield self.read("STORE", "S"), n["words"]
+
+    def control(self, f: dict[str, Any], n: Any) -> Iterator[tuple[Event, float]]:
+        if f["operation"] == Operation.MULI:
+            yield Event("CONTROL", "register multiply", ((1, "multiply", 24, 16),)), n["executions"]
+        elif f["operation"] not in (Operation.SYNC, Operation.END):
+            yield Event("CONTROL", "register add, shift or compare", ((1, "add", 40),),
+                        "whatever the operation, charged as an addition"), n["executions"]
+
+    def dram(self, n: Any) -> Iterator[tuple[Event, float]]:
+        """Commands of an instruction of any unit."""
+        device = self.config.dram.kind
+        for command, count in (("ACT+PRE", "activates"), ("RD", "reads"), ("WR", "writes")):
+            yield Event("DRAM", command, ((1, "dram", device, command),)), n[count]
+            if command != "ACT+PRE":
+                yield Event("DRAM", f"{command} I/O", ((1, "dram", device, f"{command} I/O"),)), n[count]
+
+    def time(self, ns: float, refresh_ns: float, channels: int) -> Iterator[tuple[Event, float]]:
+        """What DRAM takes in `ns` nanoseconds whatever it does: standby (counted in ns), refreshes."""
+        device = self.config.dram.kind
+        yield Event("DRAM", "standby", ((1, "dram", device, "standby"),),
+                    "some row is taken to be open at all times"), ns * channels
+        if refresh_ns:
+            yield Event("DRAM", "REF", ((1, "dram", device, "REF"),)), ns / refresh_ns * channels
+
+
+def part_names(program: Program) -> list[str]:
+    """Of each instruction, the part of the model that it is for."""
+    parts: Any = program.info.get("parts") or [[0, "program"]]
+    ends = [first for first, _ in parts[1:]] + [len(program.instructions)]
+    return [name for (first, name), end in zip(parts, ends, strict=True) for _ in range(first, end)]
+
+
+def ledger(program: Program, config: Config, activity: np.ndarray) -> Ledger:
+    """Every event of a run, from its `sim.cycles.ACTIVITY`; of the boot, nothing."""
+    events = Events(config)
+    result: Ledger = defaultdict(float)
+    of = {Unit.LOAD: events.load, Unit.STREAM: events.stream, Unit.MATMUL: events.matmul, Unit.VECTOR: events.vector,
+          Unit.STORE: events.store, Unit.CONTROL: events.control}
+    fetch = events.read("CONTROL", "program")
+    operands = Event("CONTROL", "operands", ((1, "add", 40), (4, "add", 16)))
+    for word, part, n in zip(to_words(program.instructions), part_names(program), activity, strict=False):
+        unit, f = fields(word)
+        found = [(fetch, n["executions"]), (operands, n["executions"]), *of[unit](f, n)]
+        if config.dram.kind != "fixed":
+            found += events.dram(n)
+        for event, count in found:
+            if count:
+                result[part, event] += float(count)
+    return dict(result)
+
+
+__all__ = ["NOT_COUNTED", "Event", "Events", "Ledger", "ledger", "part_names"]
