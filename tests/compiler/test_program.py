@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wordline.compiler import asm
-from wordline.compiler.llama import compile_model
+from wordline.compiler.transformer import compile_model
 from wordline.compiler.model import ModelError, load_model
 from wordline.compiler.program import Program, ProgramError
 from wordline.compiler.weights import CompileError

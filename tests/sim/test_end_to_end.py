@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wordline.compiler.llama import compile_model
+from wordline.compiler.transformer import compile_model
 from wordline.compiler.model import load_model
 from wordline.rtl.config import Config, TypesConfig, load_config
 from wordline.sim.evaluate import HardwareModel
