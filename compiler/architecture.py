@@ -94,7 +94,7 @@ class ModelConfig:
 
     @property
     def mlp_norm(self) -> str:
-        """Hugging Face's name of the norm before the MLP; Gemma 3 calls its norm after attention as Llama calls this."""
+        """The norm before the MLP. Llama calls it what Gemma 3 calls its norm after attention."""
         return "pre_feedforward_layernorm" if self.post_norms else "post_attention_layernorm"
 
     @property

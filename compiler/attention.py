@@ -30,7 +30,17 @@ from wordline.compiler.blocks import (
 )
 from wordline.compiler.builder import Parts, reg
 from wordline.pe.datatypes import act_max
-from wordline.rtl.isa import CodeOrder, Destination, Factor, Function, Operation, Reduction, SourceA, SourceB, StoreMode
+from wordline.rtl.isa import (
+    CodeOrder,
+    Destination,
+    Factor,
+    Function,
+    Operation,
+    Reduction,
+    SourceA,
+    SourceB,
+    StoreMode,
+)
 
 
 class Attention(Blocks):

@@ -41,9 +41,9 @@ INT_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
 #: gelu_tanh(x) = x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + 2^(x * (LINEAR + CUBIC x^2))).
 GELU_LINEAR = -2 * math.log2(math.e) * math.sqrt(2 / math.pi)
 GELU_CUBIC = GELU_LINEAR * 0.044715
-#: erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), z >= 0: Abramowitz and Stegun 7.1.26, |error| at most
-#: 1.5e-7. With z = |x| / sqrt(2), gelu(x) = max(x, 0) - |x| / 2 * (a1 t + ...) * exp(-x^2 / 2): at most 0.75e-7 |x|,
-#: and what float32 adds. Below are p / sqrt(2) and a1 / 2 to a5 / 2.
+#: Abramowitz and Stegun 7.1.26: erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), z >= 0, with an error of
+#: at most 1.5e-7. With z = |x| / sqrt(2), gelu(x) = max(x, 0) - |x| / 2 * (a1 t + ...) * exp(-x^2 / 2): at most
+#: 0.75e-7 |x|, and what float32 adds (below 5e-7 |x| in all). Here are p / sqrt(2) and a1 / 2 to a5 / 2.
 ERF_P = 0.3275911 / math.sqrt(2)
 ERF_A = tuple(a / 2 for a in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 
@@ -204,7 +204,8 @@ class Blocks:
         if self.c.activation in ("gelu", "gelu_tanh"):
             values.append((S_CONSTANT, GELU_LINEAR if self.c.activation == "gelu_tanh" else ERF_A[3]))
         for scalar, value in values:
-            self.b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=value, destination=Destination.SCALAR, dst=scalar)
+            self.b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=value, destination=Destination.SCALAR,
+                          dst=scalar)
 
     def activate(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
         """activation(x) to word `out` of the row in bank X; the last pass has the fields `last` besides."""
@@ -216,7 +217,8 @@ class Blocks:
     def _silu(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
         """x * sigmoid(x), sigmoid(x) = 1 / (1 + 2^(-x / ln 2))"""
         b, y = self.b, reg(ROW_X, out)
-        b.vector(len=n, **x.a, multiply=Factor.IMMEDIATE, immediate=-math.log2(math.e), function=Function.EXP2, **to_x(y))
+        b.vector(len=n, **x.a, multiply=Factor.IMMEDIATE, immediate=-math.log2(math.e), function=Function.EXP2,
+                 **to_x(y))
         b.vector(len=n, a=y, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(y))
         b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), **last)
 
@@ -250,7 +252,8 @@ class Blocks:
         b.vector(len=n, a=t, addend=Factor.B, b=y, negate_addend=1, **to_x(y), **last)
 
     def _relu(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        self.b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(reg(ROW_X, out)), **last)
+        y = reg(ROW_X, out)
+        self.b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(y), **last)
 
     def _relu2(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
         y = reg(ROW_X, out)

@@ -17,7 +17,8 @@ _IGNORED = {
     "architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype",
     "transformers_version", "use_cache", "initializer_range", "attention_dropout", "_name_or_path",
     "pretraining_tp", "is_llama_config", "rope_interleaved", "transformers.js_config", "hidden_dropout", "dropout",
-    "auto_map", "prefix", "output_attentions", "output_hidden_states", "return_dict", "sep_token_id", "cache_implementation",
+    "auto_map", "prefix", "output_attentions", "output_hidden_states", "return_dict", "sep_token_id",
+    "cache_implementation",
 }
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
@@ -62,7 +63,8 @@ class _Fields:
         rope_type = parameters.get("rope_type", "default")
         unknown = sorted(set(parameters) - {"rope_type", "rope_theta", "partial_rotary_factor"})
         if rope_type != "default" or unknown or parameters.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelError(f"{self.path}: rope_parameters = {parameters!r} is not supported, only RoPE without scaling")
+            raise ModelError(f"{self.path}: rope_parameters = {parameters!r} is not supported, only RoPE of all of a "
+                             "head, without scaling")
         return float(parameters.get("rope_theta", value))
 
     def finish(self) -> None:
@@ -90,7 +92,8 @@ def _common(f: _Fields, *, tied: bool, activation: str | None = None, head_dim: 
 def _llama(f: _Fields) -> dict[str, Any]:
     bias = f.take("attention_bias", False)
     return _common(f, tied=False) | {
-        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias, "mlp_bias": f.take("mlp_bias", False)}
+        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias,
+        "mlp_bias": f.take("mlp_bias", False)}
 
 
 def _mistral(f: _Fields) -> dict[str, Any]:
@@ -142,8 +145,8 @@ def _gpt2(f: _Fields) -> dict[str, Any]:
     f.only("scale_attn_by_inverse_layer_idx", False)
     f.only("add_cross_attention", False)
     f.ignore("reorder_and_upcast_attn", "resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "task_specific_params",
-             "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-             "gradient_checkpointing")
+             "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+             "summary_use_proj", "gradient_checkpointing")
     width, heads = f.take("n_embd"), f.take("n_head")
     return {
         "layers": f.take("n_layer"), "width": width, "heads": heads, "kv_heads": heads, "head_dim": width // heads,

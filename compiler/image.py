@@ -97,8 +97,8 @@ class Image:
         """The learned positions from position 0 on, a row starting at a beat."""
         c, beat = self.c, self.config.beat_bytes
         self.position_row = ceil_div(4 * c.width, beat) * beat
-        require(self.position_row < 1 << 16, f"{c.name}: a row of positions of {self.position_row} bytes is longer than "
-                                             "65535")
+        require(self.position_row < 1 << 16,
+                f"{c.name}: a row of positions of {self.position_row} bytes is longer than 65535")
 
         def rows() -> np.ndarray:
             table = self.model.tensors["model.embed_positions.weight"]

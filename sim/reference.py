@@ -105,7 +105,8 @@ def float_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]."""
     c, n = model.config, len(ids)
     if c.sliding_window and n > c.sliding_window:
-        raise ValueError(f"{c.name}: {n} tokens are above its sliding_window = {c.sliding_window}, which is not supported")
+        raise ValueError(f"{c.name}: {n} tokens are above its sliding_window = {c.sliding_window}, which is not "
+                         "supported")
     reference = _Reference(model, n)
     x = model.embedding[ids].astype(np.float64) * c.embedding_scale
     if c.positions == "learned":

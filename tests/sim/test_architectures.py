@@ -15,13 +15,16 @@ from wordline.compiler.architecture import ModelConfig, expected_shapes
 from wordline.compiler.model import Model
 from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import load_config
-from wordline.sim import hardware_model, reference
+from wordline.sim import cycles, hardware_model, reference, verify
 from wordline.sim.functional import FunctionalMachine
-from wordline.sim.generate import Generator
+from wordline.sim.generate import Generator, compare
 from wordline.sim.hardware_model import HardwareModel
 from wordline.sim.reference import float_logits
+from wordline.sim.rtl import RtlMachine
 
 TOLERANCE = 0.02
+# The hardware of test_end_to_end.py, which is built once for both.
+RTL = load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "types.weights=int8", "types.acts=16"])
 LLAMA = ModelConfig(name="llama", layers=2, width=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=64, context=32,
                     norm_eps=1e-5, rope_theta=1e4, tied=False)
 _LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, o_bias=True, mlp_bias=True,
@@ -33,7 +36,7 @@ MODELS = {c.name: c for c in (
     replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
     replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
     replace(LLAMA, name="gemma3", norm_offset=1.0, activation="gelu_tanh", qk_norm=True, post_norms=True, kv_heads=1,
-            embedding_scale=8.0, attention_scale=0.3, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
+            embedding_scale=8.0, attention_scale=0.25, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
             local_layers=(0,), sliding_window=32, tied=True),
     replace(_LEARNED, name="gpt2", activation="gelu_tanh"),
     replace(_LEARNED, name="gpt2-erf", activation="gelu"),
@@ -111,6 +114,23 @@ def test_other_hardware_gives_the_same_bits(name):
     other = generated(model, config(3, "array.lanes=64", "array.cols=64", "vector.lanes=4", "array.group_min=64",
                                     "bus.data_bits=256", "memory.matmul_floats=16384", "memory.load_floats=4096"))
     assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return RtlMachine(RTL)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_rtl_gives_the_same_bits_in_the_cycles_of_the_model(name, machine):
+    model = random_model(MODELS[name])
+    program = compile_model(model, RTL)
+    generator = Generator(model, program, [int(i) for i in ids_of(model.config, 3)], 2)
+    rtl = generator.rtl(machine, lambda tokens, cycles: None)
+    assert compare(rtl, generator.functional(FunctionalMachine(RTL), lambda tokens: None)).bits == 0
+    memory = verify.functional_memory(program, RTL, generator.arguments)
+    assert rtl.result is not None
+    assert cycles.run(program, RTL, generator.arguments, memory=memory).cycles == rtl.result.cycles
 
 
 @pytest.mark.parametrize(("name", "without"), WITHOUT, ids=lambda v: v if isinstance(v, str) else next(iter(v)))
