@@ -41,9 +41,10 @@ INT_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
 #: gelu_tanh(x) = x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + 2^(x * (LINEAR + CUBIC x^2))).
 GELU_LINEAR = -2 * math.log2(math.e) * math.sqrt(2 / math.pi)
 GELU_CUBIC = GELU_LINEAR * 0.044715
-#: Abramowitz and Stegun 7.1.26: erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), z >= 0, with an error of
-#: at most 1.5e-7. With z = |x| / sqrt(2), gelu(x) = max(x, 0) - |x| / 2 * (a1 t + ...) * exp(-x^2 / 2): at most
-#: 0.75e-7 |x|, and what float32 adds (below 5e-7 |x| in all). Here are p / sqrt(2) and a1 / 2 to a5 / 2.
+#: Abramowitz and Stegun 7.1.26: erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), z >= 0, with an
+#: error of at most 1.5e-7. With z = |x| / sqrt(2), gelu(x) = max(x, 0) - |x| / 2 * (a1 t + ...) * exp(-x^2 / 2): wrong
+#: by at most 0.75e-7 |x|, and with what float32 adds by less than 5e-7 |x|, which is measured, not proven.
+#: Here are p / sqrt(2) and a1 / 2 to a5 / 2.
 ERF_P = 0.3275911 / math.sqrt(2)
 ERF_A = tuple(a / 2 for a in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 

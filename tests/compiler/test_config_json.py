@@ -34,12 +34,14 @@ PUBLISHED: dict[str, dict[str, object]] = {
         "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "head_dim": 128,
         "num_key_value_heads": 8, "intermediate_size": 3072, "vocab_size": 151936, "max_position_embeddings": 40960,
         "rms_norm_eps": 1e-6, "rope_theta": 1000000, "rope_scaling": None, "hidden_act": "silu",
-        "attention_bias": False, "sliding_window": None, "use_sliding_window": False, "max_window_layers": 28, "tie_word_embeddings": True},
+        "attention_bias": False, "sliding_window": None, "use_sliding_window": False, "max_window_layers": 28,
+        "tie_word_embeddings": True},
     "gemma-3-270m": {
         "model_type": "gemma3_text", "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4,
         "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 2048, "vocab_size": 262144,
         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
-        "rope_local_base_freq": 10000.0, "rope_scaling": None, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+        "rope_local_base_freq": 10000.0, "rope_scaling": None, "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
         "attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 512,
         "_sliding_window_pattern": 6, "use_bidirectional_attention": False, "attention_bias": False,
         "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3},
@@ -50,7 +52,8 @@ PUBLISHED: dict[str, dict[str, object]] = {
     "opt-6.7b": {
         "model_type": "opt", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "ffn_dim": 16384,
         "vocab_size": 50272, "max_position_embeddings": 2048, "word_embed_proj_dim": 4096,
-        "activation_function": "relu", "do_layer_norm_before": True, "_remove_final_layer_norm": False, "layerdrop": 0.0, "prefix": "</s>"},
+        "activation_function": "relu", "do_layer_norm_before": True, "_remove_final_layer_norm": False,
+        "layerdrop": 0.0, "prefix": "</s>"},
     "bitnet-2b4t": {
         "model_type": "bitnet", "hidden_size": 2560, "num_hidden_layers": 30, "num_attention_heads": 20,
         "num_key_value_heads": 5, "intermediate_size": 6912, "vocab_size": 128256, "max_position_embeddings": 4096,
