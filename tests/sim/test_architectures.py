@@ -141,7 +141,7 @@ def test_the_rtl_gives_the_same_bits_in_the_cycles_of_the_model(name, machine):
 def test_heads_shorter_than_a_step_and_a_tile_on_the_rtl():
     """Heads of 4 where the array has 8 lanes and 8 columns."""
     cfg = load_config("ulx3s", ["array.act_bits=16", "types.weights=int8", "types.acts=16"])
-    model = random_model(replace(MODELS["opt"], width=32, heads=8, kv_heads=8, head_dim=4, ffn=32))
+    model = random_model(replace(MODELS["opt"], width=32, heads=4, kv_heads=4, head_dim=4, ffn=32))
     run = check_rtl(model, cfg, RtlMachine(cfg))
     assert error(run.logits, float_logits(model, run.tokens)[run.prompt - 1 : -1]) < TOLERANCE
 
