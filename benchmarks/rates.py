@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from amaranth.sim import Simulator
 
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
 from wordline.rtl import verilog
 from wordline.rtl.config import Config, load_config
 from wordline.rtl.core import Accelerator

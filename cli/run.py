@@ -18,8 +18,8 @@ from wordline.cli.common import (
     one_line_errors,
     say,
 )
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import Model, load_model
+from wordline.compiler.transformer import compile_model
 from wordline.rtl import verilog
 from wordline.rtl.config import Config, load_config
 from wordline.sim.evaluate import held_out_accuracy

@@ -20,9 +20,9 @@ from wordline.cli.common import (
     say,
 )
 from wordline.compiler.asm import disassemble
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model
 from wordline.compiler.program import Program
+from wordline.compiler.transformer import compile_model
 from wordline.fpga import synth as fpga_synth
 from wordline.pe.datatypes import WeightKind
 from wordline.pe.family import FAMILIES, family

@@ -151,11 +151,13 @@ def embedding_row(width: int, beat_bytes: int) -> int:
 
 
 def int8_embedding(model: Model, beat_bytes: int) -> np.ndarray:
-    """uint8[vocab, row]: per token a beat that begins with its float32 scale, then int8 codes."""
+    """uint8[vocab, row]: per token a beat that begins with its float32 scale, then int8 codes. What the architecture
+    multiplies embeddings with is in the scale."""
     table = model.embedding
     scale = np.abs(table).max(1) / np.float32(127)
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     codes = np.clip(np.rint(table / scale[:, None]), -127, 127).astype(np.int8)
+    scale = scale * np.float32(model.config.embedding_scale)
     out = np.zeros((len(table), embedding_row(table.shape[1], beat_bytes)), np.uint8)
     out[:, :4] = scale[:, None].view(np.uint8)
     out[:, beat_bytes : beat_bytes + table.shape[1]] = codes.view(np.uint8)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import Model
 from wordline.compiler.program import Program
+from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import Config
 from wordline.sim import cycles, dram
 from wordline.sim.events import NOT_COUNTED, Event, Events, Ledger, ledger

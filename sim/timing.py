@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wordline.compiler.llama import LlamaCompiler
 from wordline.compiler.model import Model
+from wordline.compiler.transformer import TransformerCompiler
 from wordline.compiler.weights import CompileError
 from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.rtl.column import ColumnPlan
@@ -82,7 +82,7 @@ class Timer:
 
     def __init__(self, model: Model, config: Config, *, context: int):
         self.model, self.config, self.context = model, config, context
-        self.compiler = LlamaCompiler(model, config, context=context, keep_logits=False)
+        self.compiler = TransformerCompiler(model, config, context=context, keep_logits=False)
         self.program = self.compiler.compile()
 
     def _run(self, arguments: tuple[int, ...]) -> cycles.CyclesResult:
@@ -137,7 +137,7 @@ class Timer:
         gemm = (place == 0) | (place > 2 * c.heads)
         busy = int((e["end"] - e["start"])[: len(place)][gemm].sum())
         interval = ColumnPlan(self.config).timing(WEIGHT_TYPES[self.config.types.weights].kind).interval
-        steps = sum(m.tiles * m.layout.steps for m in self.compiler.matrices.values()) * c.layers
+        steps = sum(m.tiles * m.layout.steps for m in self.compiler.image.matrices.values()) * c.layers
         return steps * interval * tokens / a.rows / busy
 
     def request(self, prefill: int, decode: int, *, samples: int = 4) -> Request:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import Model, ModelConfig, expected_shapes
+from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
 from wordline.pe.family import FAMILIES
 from wordline.rtl.config import Config, ConfigError, load_config

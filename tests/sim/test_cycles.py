@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wordline.compiler.asm import assemble
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import load_config
 from wordline.rtl.isa import Unit
 from wordline.sim import cycles, verify

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import Config, TypesConfig, load_config
-from wordline.sim.evaluate import HardwareModel
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import Generation, Generator, compare
+from wordline.sim.hardware_model import HardwareModel
 from wordline.sim.rtl import RtlMachine
 
 PROMPT = "It was a"

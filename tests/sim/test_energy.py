@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from wordline.cli.main import app
 from wordline.compiler.asm import assemble, fields, to_words
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import load_model
 from wordline.compiler.program import Program
 from wordline.compiler.shapes import load_shape
+from wordline.compiler.transformer import compile_model
 from wordline.pe.datatypes import WeightKind
 from wordline.rtl.config import load_config
 from wordline.rtl.isa import Unit

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from wordline.compiler.llama import compile_model
 from wordline.compiler.model import ModelError, load_model
 from wordline.compiler.shapes import load_shape
+from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
 from wordline.rtl.config import load_config
 from wordline.sim import cycles
@@ -34,7 +34,7 @@ def test_a_step_reads_every_weight_once():
         step = timer.decode(context)
         weights = sum(s.size for name, s in program.symbols.items()
                       if name.split(".")[-1] in ("qkv", "o", "gate_up", "down", "head"))
-        key, value = timer.compiler.key, timer.compiler.value
+        key, value = timer.compiler.image.key, timer.compiler.image.value
         c, a, beat = timer.model.config, config.array, config.beat_bytes
         keys = -(-context // a.cols) * key.tile_bytes
         values = c.head_dim // a.cols * -(-(-(-context // a.lanes) * value.step_bytes) // beat) * beat

@@ -1,0 +1,148 @@
+"""What distinguishes one decoder-only transformer from another: plain fields, and the tensors that follow from them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be read or that Wordline does not support; says which file and field."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and mathematics of a decoder-only transformer. The defaults are Llama's.
+
+    Parameters
+    ----------
+    norm : str
+        "rms", or "layer": mean taken off, and a bias.
+    norm_offset : float
+        The gain of a norm is this plus the stored weight (Gemma: 1).
+    mlp : str
+        "gated": ``down(activation(gate(x)) * up(x))``; "plain": ``down(activation(up(x)))``.
+    activation : str
+        "silu", "gelu" (with erf), "gelu_tanh", "relu", or "relu2", relu squared (BitNet).
+    qkv_bias, o_bias, mlp_bias : bool
+        Which linear layers have a bias.
+    qk_norm : bool
+        RMSNorm of every head of queries and keys, before RoPE (Qwen3, Gemma 3).
+    positions : str
+        "rope", or "learned": a row of a table is added to the embedding.
+    position_offset : int
+        Row of position 0 in that table (OPT: 2).
+    sub_norms : bool
+        RMSNorm of the heads' output before o, and of the hidden units before down (BitNet).
+    post_norms : bool
+        RMSNorm of what attention and MLP give, before it is added to the residual (Gemma 3).
+    embedding_scale : float
+        Factor of the embedding (Gemma: sqrt(width)).
+    attention_scale : float
+        Factor of the scores; 0 for 1 / sqrt(head_dim).
+    sliding_window : int
+        Positions that attention sees, in some layers at least; 0 for all.
+    rope_local_theta : float
+        The base of RoPE in the layers `local_layers` (Gemma 3).
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_theta: float
+    tied: bool
+    eos: int = -1
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    mlp: Literal["gated", "plain"] = "gated"
+    activation: Activation = "silu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    positions: Literal["rope", "learned"] = "rope"
+    position_offset: int = 0
+    sub_norms: bool = False
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    attention_scale: float = 0.0
+    sliding_window: int = 0
+    rope_local_theta: float = 0.0
+    local_layers: tuple[int, ...] = ()
+
+    @property
+    def qkv(self) -> int:
+        """Channels of queries, keys and values together."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def attention(self) -> int:
+        """Channels of all heads, which o takes."""
+        return self.heads * self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        return self.attention_scale or 1 / math.sqrt(self.head_dim)
+
+    @property
+    def mlp_norm(self) -> str:
+        """The norm before the MLP. Llama calls it what Gemma 3 calls its norm after attention."""
+        return "pre_feedforward_layernorm" if self.post_norms else "post_attention_layernorm"
+
+    @property
+    def up_parts(self) -> tuple[str, ...]:
+        """The projections from the residual into the MLP, in the order in which the array computes them."""
+        return ("mlp.gate_proj", "mlp.up_proj") if self.mlp == "gated" else ("mlp.up_proj",)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(shape) for shape in expected_shapes(self).values())
+
+
+def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor the architecture has, and its shape."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (c.vocab, c.width),
+                                          "model.norm.weight": (c.width,)}
+    if c.norm == "layer":
+        shapes["model.norm.bias"] = (c.width,)
+    if c.positions == "learned":
+        shapes["model.embed_positions.weight"] = (c.context + c.position_offset, c.width)
+    if not c.tied:
+        shapes["lm_head.weight"] = (c.vocab, c.width)
+    for i in range(c.layers):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer_shapes(c).items()}
+    return shapes
+
+
+def layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer under the names that Hugging Face gives Llama's, Qwen's, Gemma's and BitNet's, and their
+    shapes; a matrix is [N, K]."""
+    kv = c.kv_heads * c.head_dim
+    matrices = {"self_attn.q_proj": (c.attention, c.width), "self_attn.k_proj": (kv, c.width),
+                "self_attn.v_proj": (kv, c.width), "self_attn.o_proj": (c.width, c.attention)}
+    matrices |= dict.fromkeys(c.up_parts, (c.ffn, c.width)) | {"mlp.down_proj": (c.width, c.ffn)}
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in matrices.items()}
+    for name, (n, _) in matrices.items():
+        if c.mlp_bias if name.startswith("mlp") else c.o_bias if name == "self_attn.o_proj" else c.qkv_bias:
+            shapes[f"{name}.bias"] = (n,)
+    norms = {"input_layernorm": c.width, c.mlp_norm: c.width}
+    if c.post_norms:
+        norms |= {"post_attention_layernorm": c.width, "post_feedforward_layernorm": c.width}
+    for name, n in norms.items():
+        shapes[f"{name}.weight"] = (n,)
+        if c.norm == "layer":
+            shapes[f"{name}.bias"] = (n,)
+    if c.qk_norm:
+        shapes |= {"self_attn.q_norm.weight": (c.head_dim,), "self_attn.k_norm.weight": (c.head_dim,)}
+    if c.sub_norms:
+        shapes |= {"self_attn.attn_sub_norm.weight": (c.attention,), "mlp.ffn_sub_norm.weight": (c.ffn,)}
+    return shapes

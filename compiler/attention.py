@@ -1,0 +1,314 @@
+"""Attention of a layer: queries, keys and values, the cache in DRAM, scores, softmax, and what the heads give."""
+
+import math
+from typing import Any
+
+from wordline.compiler.blocks import (
+    ABSMAX,
+    CONTEXT,
+    INT_BITS,
+    KEY_TILES,
+    LAYER,
+    POSITION,
+    ROW,
+    ROW_M,
+    ROW_X,
+    S_BEST,
+    S_INVERSE,
+    S_NORM,
+    S_SCALE,
+    S_SUM,
+    S_TOTAL,
+    T1,
+    T2,
+    TOKENS,
+    VALUE_BEATS,
+    VALUE_STEPS,
+    Blocks,
+    Vec,
+    to_x,
+)
+from wordline.compiler.builder import Parts, reg
+from wordline.pe.datatypes import act_max
+from wordline.rtl.isa import (
+    CodeOrder,
+    Destination,
+    Factor,
+    Function,
+    Operation,
+    Reduction,
+    SourceA,
+    SourceB,
+    StoreMode,
+)
+
+
+class Attention(Blocks):
+    """Emits the attention of a layer. Heads are unrolled; they are numbered queries first, then keys, then values."""
+
+    def attention(self) -> None:
+        """Attention of a layer. While one head's softmax is computed, the array multiplies the next head's keys, and
+        the keys and values of the head after that are rotated, quantised and stored."""
+        b, c, p, t = self.b, self.c, self.places, self.config.types
+        per_kv = c.heads // c.kv_heads
+        b.part = "qkv"
+        self.load_norm("input_layernorm", {"L": "gamma"})
+        self.load_bias(c.qkv_bias, "qkv", c.qkv)
+        with self.rows("norm1", act=True):
+            self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), reg(ROW_X, p.work))
+            self.quantise(Vec(SourceA.X, reg(ROW_X, p.work)), slot=0, length=c.width, bits=t.acts)
+        self.matmul(self.image.matrices["qkv"], slot=0, rows=reg(TOKENS))
+        if c.rope_local_theta:
+            self._load_rope()
+        if c.qk_norm:
+            b.load(self.in_layer("qk_norm"), p.qk_gain, 2 * c.head_dim, parts={"L": "qk_gain"})
+        if c.qkv_bias:
+            with self.rows("qkv_bias"):
+                self.add_bias(Vec(SourceA.M, reg(ROW_M, 0), {"M": "qkv"}), reg(ROW_X, p.biased), c.qkv)
+        self._store_cache(0)
+        for h in range(c.heads + 1):
+            # Streams first: what they bring lies ready while the vector unit is at work.
+            if h < c.heads:
+                self._stream_keys(h)
+            if h > 0:
+                self._stream_values(h - 1)
+            if h == c.heads:
+                self.stream("o")
+            if h < c.heads:
+                if h % per_kv == 0 and h // per_kv + 1 < c.kv_heads:
+                    self._store_cache(h // per_kv + 1)
+                self._scores(h)
+            if h > 0:
+                self._values(h - 1)
+        n = c.attention
+        b.part = "o"
+        self.load_sub_norm("self_attn.attn_sub_norm", n)
+        with self.rows("quantise_o", act=True):
+            heads = Vec(SourceA.M, reg(ROW_M, p.heads), {"M": "heads"})
+            if c.sub_norms:
+                self.rms_norm(heads, reg(ROW_X, p.work), n, p.sub_gain, {"L": "sub"})
+                heads = Vec(SourceA.X, reg(ROW_X, p.work))
+            else:
+                b.vector(len=n, **heads.a, **ABSMAX, parts=heads.parts)
+            self.quantise(heads, slot=0, length=n, bits=t.acts)
+        self.matmul(self.image.matrices["o"], slot=0, rows=reg(TOKENS))
+
+    # --- Where a head's query, key or value lies.
+
+    def _projected(self, head: int) -> Vec:
+        """As the matmul gave it, with its bias."""
+        at = head * self.c.head_dim // self.lanes
+        if self.c.qkv_bias:
+            return Vec(SourceA.X, reg(ROW_X, self.places.biased + at))
+        return Vec(SourceA.M, reg(ROW_M, at), {"M": "qkv"})
+
+    def _normed(self, head: int) -> Vec:
+        """With its norm, if queries and keys have one."""
+        c = self.c
+        if c.qk_norm and head < c.heads + c.kv_heads:
+            return Vec(SourceA.X, reg(ROW_X, self.places.biased + head * c.head_dim // self.lanes))
+        return self._projected(head)
+
+    def _turned(self, head: int) -> Vec:
+        """As the scores take it."""
+        if self.c.positions == "rope":
+            return Vec(SourceA.X, reg(ROW_X, self.places.qk + head * self.c.head_dim // self.lanes))
+        return self._normed(head)
+
+    # --- Queries and keys.
+
+    def _load_rope(self) -> None:
+        """The layer's RoPE table, of two: the row of every token."""
+        b, c, p, image = self.b, self.c, self.places, self.image
+        b.load_register(T2, self.in_layer("rope_table"))
+        with self.rows("rope"):
+            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+            b.control(Operation.MULI, rd=T1, ra=T1, value=4 * c.head_dim)
+            b.control(Operation.ADD, rd=T1, ra=T1, rb=T2)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.rope_row)
+            b.load(reg(T1, image.rope_address), reg(ROW_M, p.rope), c.head_dim, parts={"L": "rope"})
+
+    def _turn(self, start: int, n: int) -> None:
+        """Norm and RoPE of `n` heads from `start` on, all queries or all keys."""
+        if self.c.qk_norm:
+            self._head_norm(start, n)
+        if self.c.positions == "rope":
+            self._rotate(start, n)
+
+    def _head_norm(self, start: int, n: int) -> None:
+        """RMSNorm of every head for itself, then the gain, which all queries share, and all keys."""
+        b, c = self.b, self.c
+        words = c.head_dim // self.lanes
+        for head in range(start, start + n):
+            x = self._projected(head)
+            self.root_mean_square(x, c.head_dim)
+            b.vector(len=c.head_dim, **x.a, multiply=Factor.SCALAR, multiply_scalar=S_NORM,
+                     **to_x(self._normed(head).at), parts=x.parts)
+        gain = self.places.qk_gain + (words if start >= c.heads else 0)
+        at = self._normed(start).at
+        b.vector(len=c.head_dim, outer=n - 1, a=at, a_stride=words, multiply=Factor.B, b=gain, b_source=SourceB.L,
+                 **to_x(at, dst_stride=words), parts={"L": "qk_gain"})
+
+    def _rotate(self, start: int, n: int) -> None:
+        """RoPE on `n` of a row's heads, queries first, then keys: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
+        b, c, p = self.b, self.c, self.places
+        half = c.head_dim // 2 // self.lanes
+        b.control(Operation.MULI, rd=T1, ra=ROW, value=p.rope_row)
+        cos, sin = reg(T1, p.rope), reg(T1, p.rope + half)
+        x = self._normed(start)
+        imm, row = x.at if isinstance(x.at, tuple) else (x.at, 0)
+        first, second = reg(row, imm), reg(row, imm + half)
+        out = p.qk + 2 * half * start
+        t1, t2 = reg(ROW_X, p.work), reg(ROW_X, p.work + n * half)
+
+        def product(source: object, table: object, dst: object) -> None:
+            b.vector(len=c.head_dim // 2, outer=n - 1, a_source=x.bank, a=source, a_stride=2 * half,
+                     multiply=Factor.B, b_source=SourceB.L, b=table, destination=Destination.X, dst=dst,
+                     dst_stride=half, parts=x.parts | {"L": "rope"})
+
+        def combine(negate: int, dst: object) -> None:
+            b.vector(len=c.head_dim // 2, outer=n - 1, a=t1, a_stride=half, addend=Factor.B, b_source=SourceB.X,
+                     b=t2, b_stride=half, negate_addend=negate, destination=Destination.X, dst=dst,
+                     dst_stride=2 * half)
+
+        product(first, cos, t1)
+        product(second, sin, t2)
+        combine(1, reg(ROW_X, out))
+        product(second, cos, t1)
+        product(first, sin, t2)
+        combine(0, reg(ROW_X, out + half))
+
+    # --- The cache.
+
+    def _store_cache(self, h: int) -> None:
+        """Rotate key-value head `h` and its queries, quantise key and value, and write them where the array will
+        read them."""
+        b, c, p, a, image = self.b, self.c, self.places, self.config.array, self.image
+        bits = image.sizes.kv.bits
+        b.part = "cache"
+        # Bank S: the key, its scale, the value, its scale. Zeros fill up the last step and the last tile.
+        key_words, value_words = image.sizes.key_dim // self.lanes, image.sizes.value_dim // self.lanes
+        packed = {"mode": StoreMode.PACKED, "bits": bits}
+
+        def split(tile: int, tile_bytes: int, within: int) -> None:
+            """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
+            b.control(Operation.SHR, rd=T2, ra=T1, value=tile.bit_length() - 1)
+            b.control(Operation.MULI, rd=T2, ra=T2, value=tile_bytes)
+            b.control(Operation.ANDI, rd=ROW_M, ra=T1, value=tile - 1)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW_M, value=within)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+
+        def codes(x: Vec, place: int, words: int, part: str) -> None:
+            """Integers of one head into bank S, their scale into the word behind them."""
+            parts = x.parts | {"S": part}
+            pad = words * self.lanes
+            b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
+                     immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
+                     destination=Destination.SCALAR, dst=S_INVERSE)
+            b.vector(len=c.head_dim, pad=pad if pad > c.head_dim else 0, **x.a, multiply=Factor.SCALAR,
+                     multiply_scalar=S_INVERSE, function=Function.INT, bits=INT_BITS[bits],
+                     destination=Destination.S, dst=place, parts=parts)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=place + words,
+                     parts=parts)
+
+        key, value = {"S": "key"}, {"S": "value"}
+        keys, values = f"keys{h}", f"values{h}"
+        per_kv = c.heads // c.kv_heads
+        value_at = key_words + 1
+        with self.rows(f"cache{h}"):
+            self._turn(c.heads + h, 1)
+            codes(self._turned(c.heads + h), 0, key_words, "key")
+            codes(self._projected(c.heads + c.kv_heads + h), value_at, value_words, "value")
+            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+            split(a.cols, image.key.tile_bytes, a.lanes * bits // 8)
+            b.store(self._at(keys, image.key.header_bytes), 0, image.key.steps, keys, piece=a.lanes,
+                    run_stride=image.key.step_bytes, parts=key, **packed)
+            split(a.cols, image.key.tile_bytes, 4)
+            b.store(self._at(keys), key_words, 1, keys, parts=key)
+            split(a.lanes, image.value.step_bytes, a.cols * bits // 8)
+            b.store(self._at(values), value_at, image.sizes.value_dim // a.cols, values,
+                    piece=a.cols, run_stride=image.value.tile_bytes, parts=value, **packed)
+            b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+            b.store(self._at(f"value_scales{h}"), value_at + value_words, 1, values, parts=value)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+            self._turn(h * per_kv, per_kv)
+
+    def _at(self, name: str, extra: int = 0) -> tuple[int, int]:
+        """An address in the layer, T2 bytes further on; T2 has the layer's address in it."""
+        return reg(T2, self.image.layer_address + self.image.offsets[name] + extra)
+
+    def _stream_keys(self, h: int) -> None:
+        self.b.part = "scores"
+        kv, beats = h // (self.c.heads // self.c.kv_heads), self.image.key.tile_beats
+        self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
+
+    def _stream_values(self, h: int) -> None:
+        c, image = self.c, self.image
+        self.b.part = "values"
+        kv = h // (c.heads // c.kv_heads)
+        self.b.stream(self.in_layer(f"values{kv}"), image.sizes.value_dim // self.config.array.cols, reg(VALUE_BEATS),
+                      image.value.tile_beats, f"values{kv}")
+
+    # --- Scores and values.
+
+    def _head_matmul(self, h: int, operand: str, **fields: Any) -> None:
+        """A matmul with keys or values; `operand` names what it takes from the activation buffer."""
+        p, kv = self.places, self.image.sizes.kv
+        parts = p.parts(h) | {"ACT": operand, "ROW_SCALE": operand}
+        if operand.startswith("p"):
+            parts["M"] = "heads"
+        self.b.matmul(kind=int(kv.kind), planes=kv.bits, groups=1, out_stride=p.m_row, rows=reg(TOKENS),
+                      parts=parts, **fields)
+
+    def _operand(self, name: str, pair: tuple[int, int], h: int) -> tuple[int, str, Parts]:
+        """A head's place in the activation buffer in words, its name, and the parts that are written with it."""
+        if self.places.query == self.places.probabilities:  # no room to tell them apart
+            return pair[0], f"{name}x", {}
+        part = f"{name}{h % 2 if pair[0] != pair[1] else 0}"
+        return pair[h % 2], part, {"ACT": part, "ROW_SCALE": part}
+
+    def _scores(self, h: int) -> None:
+        """Query times keys, for all tokens of the step."""
+        b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        kv = h // (c.heads // c.kv_heads)
+        b.part = "scores"
+        at, operand, parts = self._operand("q", p.query, h)
+        slot = 1 if h % 2 else 3
+        b.load(self.in_layer(f"value_scales{kv}"), p.vscale[h % 2], reg(CONTEXT), region=f"values{kv}",
+               parts=p.parts(h))
+        with self.rows(f"query{h}", act=True):
+            query = self._turned(h)
+            b.vector(len=c.head_dim, **query.a, **ABSMAX, parts=query.parts)
+            # Scores come out in units of ln 2 and scaled, ready for exp2.
+            self.quantise(query, slot=slot, length=c.head_dim, bits=t.acts, act=at, parts=parts,
+                          factor=math.log2(math.e) * c.score_scale)
+        self._head_matmul(h, operand, tiles=reg(KEY_TILES), steps=self.image.key.steps, out=p.scores[h % 2], slot=slot,
+                          channel_scales=1, order=CodeOrder.COLUMNS, act=at * self.lanes // a.lanes)
+
+    def _values(self, h: int) -> None:
+        """Softmax of the scores, and the values weighted with it."""
+        b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        dim = c.head_dim // self.lanes
+        b.part = "values"
+        at, operand, parts = self._operand("p", p.probabilities, h)
+        ours, slot = p.parts(h), 2 if h % 2 else 0
+        with self.rows(f"softmax{h}", act=True):
+            b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
+            b.set(T2, 1, T2)
+            scores, work, n = reg(ROW_M, p.scores[h % 2]), reg(ROW_X, p.work), reg(T2)
+            b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
+            b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
+                     negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
+                     reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
+            b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
+                     destination=Destination.SCALAR, dst=S_TOTAL)
+            b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[h % 2], b_source=SourceB.L,
+                     destination=Destination.X, dst=work, **ABSMAX, parts=ours)
+            self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
+                          divide_total=True, act=at, parts=parts)
+        self._head_matmul(h, operand, tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
+                          out=p.heads + h * dim, slot=slot, order=CodeOrder.LANES, act=at * self.lanes // a.lanes)

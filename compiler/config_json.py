@@ -1,0 +1,221 @@
+"""config.json of Hugging Face models: every field understood, or refused by name.
+
+One function per architecture turns its fields into a `ModelConfig`. What it `take`s is known; what may stand
+there only with one value, it `only`s; what does not change the mathematics of inference it ignores. A field left
+over is an error, because its effect would be missing from the result.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wordline.compiler.architecture import Activation, ModelConfig, ModelError
+
+#: Fields that do not change the mathematics of inference.
+_IGNORED = {
+    "architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype",
+    "transformers_version", "use_cache", "initializer_range", "attention_dropout", "_name_or_path",
+    "pretraining_tp", "is_llama_config", "rope_interleaved", "transformers.js_config", "hidden_dropout", "dropout",
+    "auto_map", "prefix", "output_attentions", "output_hidden_states", "return_dict", "sep_token_id",
+    "cache_implementation",
+}
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2",
+}
+_MISSING = object()
+
+
+class _Fields:
+    """The fields of a config.json, and which of them have been understood."""
+
+    def __init__(self, path: Path, raw: dict[str, Any]):
+        self.path, self.raw, self.known = path, raw, set(_IGNORED)
+
+    def take(self, name: str, default: Any = _MISSING) -> Any:
+        self.known.add(name)
+        if name not in self.raw and default is _MISSING:
+            raise ModelError(f"{self.path}: {name} is missing")
+        return self.raw.get(name, default)
+
+    def only(self, name: str, *allowed: Any) -> None:
+        """The first value allowed is what an absent field means."""
+        value = self.take(name, allowed[0])
+        if value not in allowed:
+            raise ModelError(f"{self.path}: {name} = {value!r} is not supported, only "
+                             f"{' or '.join(repr(a) for a in allowed)}")
+
+    def ignore(self, *names: str) -> None:
+        self.known.update(names)
+
+    def activation(self, name: str, default: Any = _MISSING) -> Activation:
+        value = self.take(name, default)
+        if value not in _ACTIVATIONS:
+            raise ModelError(f"{self.path}: {name} = {value!r} is not supported, only one of {sorted(_ACTIVATIONS)}")
+        return _ACTIVATIONS[value]
+
+    def theta(self, name: str, default: float, kind: str = "") -> float:
+        """The base of RoPE: a field of its own, or, as transformers 5 writes it, inside ``rope_parameters``."""
+        value = float(self.take(name, default))
+        parameters = self.take("rope_parameters", None) or {}
+        parameters = parameters.get(kind, parameters) or {}
+        rope_type = parameters.get("rope_type", "default")
+        unknown = sorted(set(parameters) - {"rope_type", "rope_theta", "partial_rotary_factor"})
+        if rope_type != "default" or unknown or parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ModelError(f"{self.path}: rope_parameters = {parameters!r} is not supported, only RoPE of all of a "
+                             "head, without scaling")
+        return float(parameters.get("rope_theta", value))
+
+    def finish(self) -> None:
+        unknown = sorted(set(self.raw) - self.known)
+        if unknown:
+            raise ModelError(f"{self.path}: field {unknown[0]!r} is not understood, so the result could be wrong")
+
+
+def _common(f: _Fields, *, tied: bool, activation: str | None = None, head_dim: int = 0) -> dict[str, Any]:
+    """What Llama and its descendants name alike. `tied`, `activation` and `head_dim` are the architecture's own
+    defaults."""
+    heads, width = f.take("num_attention_heads"), f.take("hidden_size")
+    f.only("rope_scaling", None)
+    return {
+        "layers": f.take("num_hidden_layers"), "width": width, "heads": heads,
+        "kv_heads": f.take("num_key_value_heads", None) or heads,
+        "head_dim": f.take("head_dim", None) or head_dim or width // heads,
+        "ffn": f.take("intermediate_size"), "vocab": f.take("vocab_size"),
+        "context": f.take("max_position_embeddings"), "norm_eps": f.take("rms_norm_eps"),
+        "tied": f.take("tie_word_embeddings", tied),
+        "activation": f.activation("hidden_act", "silu") if activation is None else activation,
+    }
+
+
+def _llama(f: _Fields) -> dict[str, Any]:
+    bias = f.take("attention_bias", False)
+    return _common(f, tied=False) | {
+        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias,
+        "mlp_bias": f.take("mlp_bias", False)}
+
+
+def _mistral(f: _Fields) -> dict[str, Any]:
+    return _common(f, tied=False) | {"rope_theta": f.theta("rope_theta", 1e4),
+                                     "sliding_window": f.take("sliding_window", None) or 0}
+
+
+def _qwen_window(f: _Fields) -> int:
+    """Sliding window of Qwen2 and Qwen3, which only some of the layers have, if any."""
+    window = f.take("sliding_window", None) or 0
+    f.ignore("max_window_layers", "layer_types")
+    return window if f.take("use_sliding_window", False) else 0
+
+
+def _qwen2(f: _Fields) -> dict[str, Any]:
+    f.ignore("use_mrope")  # of its multimodal relatives; text has one position
+    return _common(f, tied=False) | {"rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": True,
+                                     "sliding_window": _qwen_window(f)}
+
+
+def _qwen3(f: _Fields) -> dict[str, Any]:
+    bias = f.take("attention_bias", False)
+    return _common(f, tied=False, head_dim=128) | {
+        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias, "qk_norm": True,
+        "sliding_window": _qwen_window(f)}
+
+
+def _gemma3(f: _Fields) -> dict[str, Any]:
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        f.only(name, None)
+    f.only("use_bidirectional_attention", False, None)
+    bias = f.take("attention_bias", False)
+    fields = _common(f, tied=True, head_dim=256, activation=f.activation("hidden_activation", "gelu_pytorch_tanh"))
+    period = f.take("sliding_window_pattern", None) or f.take("_sliding_window_pattern", None) or 6
+    types = f.take("layer_types", None) or [
+        "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(fields["layers"])]
+    local = tuple(i for i, name in enumerate(types) if name == "sliding_attention")
+    return fields | {
+        "norm_offset": 1.0, "qkv_bias": bias, "o_bias": bias, "qk_norm": True, "post_norms": True,
+        "embedding_scale": float(fields["width"]) ** 0.5,
+        "attention_scale": f.take("query_pre_attn_scalar", 256) ** -0.5,
+        "rope_theta": f.theta("rope_theta", 1e6, "full_attention"),
+        "rope_local_theta": f.theta("rope_local_base_freq", 1e4, "sliding_attention"),
+        "local_layers": local, "sliding_window": (f.take("sliding_window", 4096) or 0) if local else 0}
+
+
+def _gpt2(f: _Fields) -> dict[str, Any]:
+    f.only("scale_attn_weights", True)
+    f.only("scale_attn_by_inverse_layer_idx", False)
+    f.only("add_cross_attention", False)
+    f.ignore("reorder_and_upcast_attn", "resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "task_specific_params",
+             "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+             "summary_use_proj", "gradient_checkpointing")
+    width, heads = f.take("n_embd"), f.take("n_head")
+    return {
+        "layers": f.take("n_layer"), "width": width, "heads": heads, "kv_heads": heads, "head_dim": width // heads,
+        "ffn": f.take("n_inner", None) or 4 * width, "vocab": f.take("vocab_size"), "context": f.take("n_positions"),
+        "norm_eps": f.take("layer_norm_epsilon", 1e-5), "tied": f.take("tie_word_embeddings", True),
+        "activation": f.activation("activation_function", "gelu_new"), **_LEARNED}
+
+
+def _opt(f: _Fields) -> dict[str, Any]:
+    f.only("do_layer_norm_before", True)
+    f.only("_remove_final_layer_norm", False)
+    f.only("layer_norm_elementwise_affine", True)
+    f.only("enable_bias", True)
+    f.ignore("activation_dropout", "layerdrop", "init_std")
+    width, heads = f.take("hidden_size"), f.take("num_attention_heads")
+    f.only("word_embed_proj_dim", width)
+    return {
+        "layers": f.take("num_hidden_layers"), "width": width, "heads": heads, "kv_heads": heads,
+        "head_dim": width // heads, "ffn": f.take("ffn_dim"), "vocab": f.take("vocab_size"),
+        "context": f.take("max_position_embeddings"), "norm_eps": 1e-5, "position_offset": 2,
+        "tied": f.take("tie_word_embeddings", True), "activation": f.activation("activation_function", "relu"),
+        **_LEARNED}
+
+
+def _bitnet(f: _Fields) -> dict[str, Any]:
+    f.only("attention_bias", False)
+    f.ignore("quantization_config")  # says how the file packs the ternary weights, which `load_model` does not read
+    return _common(f, tied=False, activation=f.activation("hidden_act", "relu2")) | {
+        "rope_theta": f.theta("rope_theta", 5e5), "sub_norms": True}
+
+
+#: What GPT-2 and OPT have in common.
+_LEARNED: dict[str, Any] = {"norm": "layer", "mlp": "plain", "qkv_bias": True, "o_bias": True, "mlp_bias": True,
+                            "positions": "learned", "rope_theta": 0.0}
+
+ARCHITECTURES: dict[str, Callable[[_Fields], dict[str, Any]]] = {
+    "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3_text": _gemma3, "gpt2": _gpt2,
+    "opt": _opt, "bitnet": _bitnet,
+}
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """config.json as it stands."""
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    if not isinstance(raw, dict) or raw.get("model_type") not in ARCHITECTURES:
+        kind = raw.get("model_type") if isinstance(raw, dict) else raw
+        raise ModelError(f"{path}: model_type is {kind!r}; supported: {', '.join(ARCHITECTURES)}")
+    return raw
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The `ModelConfig` of a folder with a config.json.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or not JSON; the architecture, a field or its value is not supported; names which.
+    """
+    path, raw = folder / "config.json", read_json(folder)
+    fields = _Fields(path, raw)
+    values = ARCHITECTURES[raw["model_type"]](fields)
+    fields.finish()
+    eos = raw.get("eos_token_id", -1)
+    config = ModelConfig(name=folder.name, eos=eos if isinstance(eos, int) else -1, **values)
+    if config.heads % config.kv_heads or config.head_dim % 2:
+        raise ModelError(f"{path}: {config.heads} heads of {config.head_dim} cannot share "
+                         f"{config.kv_heads} key-value heads")
+    return config

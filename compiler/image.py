@@ -1,0 +1,184 @@
+"""Where a model lies in DRAM: weights, norms and biases, position tables, KV cache, tokens and logits."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from wordline.compiler.architecture import ModelConfig, layer_shapes
+from wordline.compiler.model import Model
+from wordline.compiler.places import Sizes
+from wordline.compiler.weights import (
+    Matrix,
+    MemoryMap,
+    embedding_row,
+    int8_embedding,
+    make_matrix,
+    quantised,
+    require,
+    shape_matrix,
+    weight_type,
+)
+from wordline.pe.datatypes import WeightType
+from wordline.rtl.config import Config
+from wordline.rtl.isa import INSTRUCTION_BYTES, CodeOrder
+from wordline.rtl.layout import TileLayout, ceil_div
+
+
+def matrices(c: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Matrices of a layer, and the projections whose rows each takes together."""
+    return {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "o": ("self_attn.o_proj",),
+            "gate_up": c.up_parts, "down": ("mlp.down_proj",)}
+
+
+def norms(c: ModelConfig) -> tuple[str, ...]:
+    """RMSNorms and LayerNorms of a layer by the name of their tensor, without those of heads."""
+    found = ["input_layernorm", c.mlp_norm]
+    if c.post_norms:
+        found += ["post_attention_layernorm", "post_feedforward_layernorm"]
+    if c.sub_norms:
+        found += ["self_attn.attn_sub_norm", "mlp.ffn_sub_norm"]
+    return tuple(found)
+
+
+class Image:
+    """Addresses of everything, and the initial contents of DRAM in `map`.
+
+    A layer is one block: weights, vectors, cache; all layers alike, so that one register leads to each. `offsets`
+    are within the block.
+    """
+
+    def __init__(self, model: Model, config: Config, sizes: Sizes, context: int, *, logits: bool):
+        self.model, self.config, self.sizes = model, config, sizes
+        self.c: ModelConfig = model.config
+        self.map = MemoryMap()
+        self.offsets: dict[str, int] = {}
+        c, beat = self.c, config.beat_bytes
+        self.program_address = self.map.take("program", config.memory.program * INSTRUCTION_BYTES,
+                                             "instruction")
+        self.token_address = self.map.take("tokens", 4 * (context + 1), "int32", (context + 1,))
+        self.embedding_row = embedding_row(c.width, beat)
+        require(self.embedding_row < 1 << 16, f"{c.name}: an embedding row of {self.embedding_row} bytes "
+                                              "is longer than 65535")
+        self.embedding_address = self._put(
+            "embedding", c.vocab * self.embedding_row, lambda: int8_embedding(model, beat), dtype="int8",
+            shape=(c.vocab, c.width), layout="float32 scale in the first beat of a row")
+        if c.positions == "rope":
+            self.rope_address = self._rope("rope", c.rope_theta)
+            if c.rope_local_theta:
+                self.rope_local_address = self._rope("rope_local", c.rope_local_theta)
+        else:
+            self._positions(context)
+        self._layers()
+        self.norm_address = self._gain("norm", "model.norm.weight", c.width)
+        if c.norm == "layer":
+            self.norm_bias_address = self._put("norm.bias", 4 * c.width, lambda: model.tensors["model.norm.bias"],
+                                               dtype="float32")
+        self.head = self._matrix("output head", [model.head_name], (c.vocab, c.width),
+                                 weight_type(config, config.types.head_weights))
+        self.head_address = self._put_matrix("head", self.head)
+        if logits:
+            self.logit_address = self.map.take("logits", 4 * c.vocab * context, "float32", (context, c.vocab))
+        require(self.map.top <= config.dram.size,
+                f"{c.name} needs {self.map.top} bytes of DRAM, dram.size = {config.dram.size}")
+        require(self.map.top < 1 << config.bus.address_bits,
+                f"{c.name} needs {self.map.top} bytes, bus.address_bits = {config.bus.address_bits}")
+
+    def _rope(self, name: str, theta: float) -> int:
+        """Cosines and sines of every position: float32[max_context, head_dim]."""
+        c = self.c
+        frequency = theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+        angle = np.arange(self.sizes.max_context)[:, None] * frequency
+        table = np.concatenate([np.cos(angle), np.sin(angle)], 1).astype("<f4")
+        return self.map.put(name, table, dtype="float32", shape=table.shape)
+
+    def _positions(self, context: int) -> None:
+        """The learned positions from position 0 on, a row starting at a beat."""
+        c, beat = self.c, self.config.beat_bytes
+        self.position_row = ceil_div(4 * c.width, beat) * beat
+        require(self.position_row < 1 << 16,
+                f"{c.name}: a row of positions of {self.position_row} bytes is longer than 65535")
+
+        def rows() -> np.ndarray:
+            table = self.model.tensors["model.embed_positions.weight"]
+            out = np.zeros((context, self.position_row // 4), "<f4")
+            out[:, : c.width] = table[c.position_offset : c.position_offset + context]
+            return out
+
+        self.position_address = self._put("positions", context * self.position_row, rows, dtype="float32",
+                                          shape=(context, c.width))
+
+    def _layers(self) -> None:
+        c, config, a, sizes = self.c, self.config, self.config.array, self.sizes
+        kv, model = sizes.kv, self.model
+        body = weight_type(config, config.types.weights)
+        shapes = layer_shapes(c)
+        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=kv.bits,
+                              steps=sizes.key_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
+        self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
+                                planes=kv.bits, steps=sizes.max_context // a.lanes, group_scales=False,
+                                channel_scales=False, order=CodeOrder.LANES)
+        caches = {"keys": sizes.max_context // a.cols * self.key.tile_bytes,
+                  "values": sizes.value_dim // a.cols * self.value.tile_bytes,
+                  "value_scales": 4 * sizes.max_context}
+        for i in range(c.layers):
+            start = self.map.top
+
+            def at(name: str, address: int, start: int = start) -> None:
+                self.offsets[name] = address - start
+
+            self.matrices: dict[str, Matrix] = {}
+            for name, parts in matrices(c).items():
+                tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
+                n, k = (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1])
+                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", tensors, (n, k), body)
+                at(name, self._put_matrix(f"layer{i}.{name}", matrix))
+                if f"{parts[0]}.bias" in shapes:
+                    at(f"{name}.bias", self._put(
+                        f"layer{i}.{name}.bias", 4 * n, dtype="float32",
+                        data=partial(lambda i, parts: np.concatenate([model.layer(i, p, "bias") for p in parts]),
+                                     i, parts)))
+            for name in norms(c):
+                at(name, self._gain(f"layer{i}.{name}", f"model.layers.{i}.{name}.weight", shapes[f"{name}.weight"][0]))
+                if f"{name}.bias" in shapes:
+                    at(f"{name}.bias", self._put(f"layer{i}.{name}.bias", 4 * c.width,
+                                                 partial(model.layer, i, name, "bias"), dtype="float32"))
+            if c.qk_norm:
+                at("qk_norm", self._gain(f"layer{i}.qk_norm", *(f"model.layers.{i}.self_attn.{x}_norm.weight"
+                                                                for x in "qk"), 2 * c.head_dim))
+            if c.rope_local_theta:
+                table = self.rope_local_address - self.rope_address if i in c.local_layers else 0
+                at("rope_table", self.map.put(f"layer{i}.rope_table", np.array([table], "<i4"), dtype="int32",
+                                              layout="which RoPE table: bytes behind the first"))
+            for h in range(c.kv_heads):
+                for name, size in caches.items():
+                    at(f"{name}{h}", self.map.take(f"layer{i}.{name}{h}", size, kv.name))
+            if i == 0:
+                self.layer_address, self.layer_bytes = start, self.map.top - start
+
+    def _gain(self, name: str, *tensors_and_size: Any) -> int:
+        """The gain of a norm: of some tensors, one behind the other, plus what the architecture adds to them."""
+        *tensors, size = tensors_and_size
+
+        def gain() -> np.ndarray:
+            weights = np.concatenate([self.model.tensors[tensor] for tensor in tensors])
+            return weights + np.float32(self.c.norm_offset) if self.c.norm_offset else weights
+
+        return self._put(name, 4 * size, gain, dtype="float32")
+
+    def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType) -> Matrix:
+        """The rows of some tensors, one below the other, as one matrix [N, K]."""
+        if self.model.shape_only:
+            return shape_matrix(self.config, name, shape, dtype)
+        weights = np.concatenate([self.model.tensors[tensor] for tensor in tensors])
+        return make_matrix(self.config, name, quantised(self.config, weights, dtype))
+
+    def _put_matrix(self, name: str, matrix: Matrix) -> int:
+        return self._put(name, matrix.size, lambda: matrix.raw, dtype=matrix.dtype.name, layout=repr(matrix.layout))
+
+    def _put(self, name: str, size: int, data: Callable[[], Any], **about: Any) -> int:
+        """A place in DRAM with its contents, if the model has any."""
+        if self.model.shape_only:
+            return self.map.take(name, size, **about)
+        return self.map.put(name, data(), **about)

@@ -1,0 +1,154 @@
+"""Does a model fit a configuration's memories, and where in them does everything lie?"""
+
+from dataclasses import dataclass
+
+from wordline.compiler.architecture import ModelConfig
+from wordline.compiler.builder import Parts
+from wordline.compiler.weights import check_accumulator, require, weight_type
+from wordline.pe.datatypes import WeightType
+from wordline.rtl.config import Config
+from wordline.rtl.layout import ceil_div
+
+#: GELU with erf has three vectors at a time.
+_SCRATCH = {"gelu": 3}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths as the hardware has them, in elements."""
+
+    max_context: int  # a whole number of steps and of tiles
+    key_dim: int  # head_dim filled up to whole steps of the array
+    value_dim: int  # head_dim filled up to whole tiles
+    kv: WeightType
+
+
+@dataclass(frozen=True)
+class Places:
+    """Word offsets within a row of banks X and M and of the activation buffer, and within banks L and S; strides of
+    the rows. What a head needs for itself has two places, for even and odd heads, where the memories
+    have room, so that a head's vectors and the next one's matmuls go on side by side. What a model does not
+    have takes no room."""
+
+    x: int  # residual
+    work: int
+    qk: int  # rotated queries and keys
+    biased: int  # queries, keys and values, then the MLP's hidden units, behind their bias or norm
+    x_row: int
+    scores: tuple[int, int]
+    heads: int
+    m_row: int
+    query: tuple[int, int]
+    probabilities: tuple[int, int]
+    shift: int  # bias of a LayerNorm, where an embedding row is before the first layer
+    gamma: int
+    vscale: tuple[int, int]
+    rope: int
+    rope_row: int
+    bias: int
+    qk_gain: int  # of queries, then of keys
+    sub_gain: int
+    post_gain: int
+    chunk: int  # tiles of the output head at a time
+
+    def parts(self, h: int) -> Parts:
+        """The parts of the banks that head `h` has for itself."""
+        def name(pair: tuple[int, int]) -> str:
+            return f"{h % 2 if pair[0] != pair[1] else 0}"
+
+        return {"M": f"scores{name(self.scores)}", "L": f"vscale{name(self.vscale)}"}
+
+
+def check(c: ModelConfig, config: Config, context: int) -> Sizes:
+    """What must hold whatever the memories.
+
+    Raises
+    ------
+    CompileError
+        It does not; the message names the field.
+    """
+    a, t, lanes = config.array, config.types, config.vector.lanes
+    require(1 <= context <= c.context, f"context = {context}: the model was trained for 1 to {c.context} positions")
+    require(not c.sliding_window or context <= c.sliding_window,
+            f"{c.name}: context = {context} is above its sliding_window = {c.sliding_window}, which is not "
+            "supported: choose a context within the window, where it changes nothing")
+    require(t.acts <= a.act_bits, f"types.acts = {t.acts} does not fit array.act_bits = {a.act_bits}")
+    head = ("head_dim / 2", c.head_dim // 2) if c.positions == "rope" else ("head_dim", c.head_dim)
+    for what, size in (("width", c.width), head, ("ffn", c.ffn)):
+        require(size % lanes == 0, f"{c.name}: {what} = {size} is not a multiple of vector.lanes = {lanes}")
+    whole = max(a.lanes, a.cols)
+    sizes = Sizes(max_context=ceil_div(context, whole) * whole, key_dim=ceil_div(c.head_dim, a.lanes) * a.lanes,
+                  value_dim=ceil_div(c.head_dim, a.cols) * a.cols, kv=weight_type(config, t.kv))
+    require(sizes.max_context <= config.memory.act_elements,
+            f"context {context} does not fit memory.act_elements = "
+            f"{config.memory.act_elements}")
+    require(max(sizes.max_context, sizes.key_dim) <= a.group_max,
+            f"context {context} is above array.group_max = {a.group_max}")
+    top = (1 << (sizes.kv.bits - 1)) - 1
+    check_accumulator(config, "attention", top * max(sizes.max_context, c.head_dim))
+    return sizes
+
+
+def place(c: ModelConfig, config: Config, sizes: Sizes, context: int) -> Places:
+    """Places on the chip.
+
+    Raises
+    ------
+    CompileError
+        A memory is too small; the message names it and the size it must have.
+    """
+    v, rows, memory = config.vector.lanes, config.array.rows, config.memory
+
+    def words(elements: int) -> int:
+        return ceil_div(elements, v)
+
+    rope = c.positions == "rope"
+    width, half, hidden = words(c.width), c.head_dim // 2 // v if rope else 0, len(c.up_parts) * c.ffn
+    rotary = (c.heads + c.kv_heads) * half  # words of one half of all queries and keys
+    length, after = words(sizes.max_context), words(c.attention)
+
+    def pair(first: int, size: int, room: int) -> tuple[int, int]:
+        """Two places behind `first` if `room` holds both, else one."""
+        return (first, first + size) if first + 2 * size <= room else (first, first)
+
+    # Bank X.
+    work = max(words(c.ffn) * _SCRATCH.get(c.activation, 1), width, length, 2 * rotary, after)
+    biased = width + work + 2 * rotary
+    x_row = biased + words(max(c.qkv if c.qkv_bias or c.qk_norm else 0, hidden if c.mlp_bias else 0))
+    # Bank M. The last tile of a head's output may be wider than the head.
+    spill = words(sizes.value_dim - c.head_dim)
+    scores = pair(words(c.qkv), length, memory.matmul_floats // v // rows - after - spill)
+    heads = scores[1] + length
+    m_row = max(heads + after + spill, words(hidden), width)
+    # Activation buffer.
+    act = words(memory.act_elements)
+    query = pair(0, words(sizes.key_dim), act)
+    probabilities = pair(query[1] + words(sizes.key_dim), length, act)
+    if probabilities[1] + length > act:
+        query = probabilities = (0, 0)
+    # Bank L.
+    bias = max([0] + [n for has, n in ((c.qkv_bias, c.qkv), (c.o_bias, c.width), (c.mlp_bias, max(hidden, c.width)))
+                      if has])
+    features = {"bias": words(bias), "qk_gain": words(2 * c.head_dim) if c.qk_norm else 0,
+                "sub_gain": words(max(c.attention, c.ffn)) if c.sub_norms else 0,
+                "post_gain": width if c.post_norms else 0}
+    gamma = width
+    vscale = pair(gamma + width, length, words(memory.load_floats) - rows * 2 * half - sum(features.values()))
+    top = vscale[1] + length + rows * 2 * half
+    at = {}
+    for name, size in features.items():
+        at[name], top = top, top + size
+    # The output head, in parts that banks M and S hold.
+    per_tile = config.array.cols // v
+    chunk = min(ceil_div(c.vocab, config.array.cols), memory.matmul_floats // v // per_tile,
+                memory.store_floats // v // per_tile)
+    floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v, "load_floats": top * v,
+              "store_floats": (words(sizes.key_dim) + words(sizes.value_dim) + 2) * v,
+              "act_elements": max(c.width, c.ffn, c.attention)}
+    for name, need in floats.items():
+        have = getattr(memory, name)
+        require(need <= have, f"{c.name} with context {context} needs memory.{name} = "
+                              f"{1 << (need - 1).bit_length()}, the configuration has {have}")
+    return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
+                  query=query, probabilities=probabilities, shift=0, gamma=gamma, vscale=vscale,
+                  rope=vscale[1] + length, rope_row=2 * half, chunk=chunk, **at)

@@ -1,0 +1,91 @@
+"""The tensors of a checkpoint under the names of `architecture.expected_shapes`, and as [N, K].
+
+Llama's descendants share its names. GPT-2 has its own, keeps matrices as [K, N] (Conv1D), and query, key and value
+as one; OPT has its own names.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from wordline.compiler.architecture import ModelConfig, ModelError
+
+#: model_type -> why its weights cannot be read; of the others, they can.
+UNREADABLE = {
+    "bitnet": "its weights are ternary, packed in bytes or to be rounded by a rule of their own, which is not read yet",
+}
+
+#: Reads one tensor by the name it has in the file; KeyError if it is not there.
+Reader = Callable[[str], np.ndarray]
+
+_GPT2 = {
+    "model.embed_tokens": "wte", "model.embed_positions": "wpe", "model.norm": "ln_f", "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2", "self_attn.q_proj": "attn.c_attn", "self_attn.k_proj": "attn.c_attn",
+    "self_attn.v_proj": "attn.c_attn", "self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+_OPT = {
+    "model.embed_tokens": "embed_tokens", "model.embed_positions": "embed_positions", "model.norm": "final_layer_norm",
+    "input_layernorm": "self_attn_layer_norm", "post_attention_layernorm": "final_layer_norm",
+    "self_attn.o_proj": "self_attn.out_proj", "mlp.up_proj": "fc1", "mlp.down_proj": "fc2",
+}
+
+
+def _split(name: str) -> tuple[int, str, str]:
+    """Layer (-1: none), module and kind of tensor: model.layers.3.mlp.up_proj.weight -> 3, mlp.up_proj, weight."""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("model.layers."):
+        number, _, module = module.removeprefix("model.layers.").partition(".")
+        return int(number), module, kind
+    return -1, module, kind
+
+
+def _renamed(name: str, modules: Mapping[str, str], layers: str) -> str:
+    layer, module, kind = _split(name)
+    return f"{f'{layers}.{layer}.' if layer >= 0 else ''}{modules.get(module, module)}.{kind}"
+
+
+def _first(read: Reader, name: str, prefixes: tuple[str, ...]) -> np.ndarray:
+    """A tensor whose name may have one of some prefixes, by what class the checkpoint was saved from."""
+    for prefix in prefixes:
+        try:
+            return read(prefix + name)
+        except KeyError:
+            continue
+    raise KeyError(name)
+
+
+def _gpt2(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
+    if name.startswith("lm_head"):
+        return read(name)
+    tensor = _first(read, _renamed(name, _GPT2, "h"), ("", "transformer."))
+    _, module, _ = _split(name)
+    if module.endswith("_proj"):
+        tensor = tensor.T
+        part = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}.get(module)
+        if part is not None:
+            tensor = tensor[part * c.width : (part + 1) * c.width]
+    return tensor
+
+
+def _opt(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
+    if name.startswith("lm_head"):
+        return read(name)
+    return _first(read, _renamed(name, _OPT, "layers"), ("model.decoder.", "decoder."))
+
+
+def tensor(model_type: str, c: ModelConfig, name: str, read: Reader) -> np.ndarray:
+    """One tensor of `expected_shapes`.
+
+    Raises
+    ------
+    KeyError
+        The file has no such tensor.
+    ModelError
+        The weights of this architecture cannot be read.
+    """
+    if model_type in UNREADABLE:
+        raise ModelError(f"{c.name}: weights of model_type {model_type!r} are not supported: {UNREADABLE[model_type]}; "
+                         "its shape can be compiled and timed")
+    special = {"gpt2": _gpt2, "opt": _opt}.get(model_type)
+    return special(c, name, read) if special else read(name)

@@ -1,0 +1,171 @@
+"""Exactly what the accelerator computes, on all positions of a text at once.
+
+This repeats the compiled program's arithmetic (integers in the matmuls, `float_ref` elsewhere) with
+all tokens of a window side by side, which is possible because no number depends on the order of tokens,
+tiles or lanes. Tests hold it equal to the functional simulator bit for bit, for every architecture.
+"""
+
+import math
+
+import numpy as np
+
+from wordline.compiler import blocks
+from wordline.compiler.image import matrices
+from wordline.compiler.model import Model
+from wordline.pe.datatypes import WEIGHT_TYPES, act_max
+from wordline.pe.quantize import quantize
+from wordline.rtl import float_ref as ref
+from wordline.rtl.config import TypesConfig
+from wordline.rtl.matmul_ref import accumulate
+from wordline.sim.reference import rope_angles
+
+F = np.float32
+
+
+def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of each row and float32 scales [..., 1]."""
+    scale = ref.mul(np.abs(x).max(-1, keepdims=True), F(1.0 / act_max(bits)))
+    return ref.float_to_int(ref.mul(x, ref.recip(scale)), bits).astype(np.int64), scale
+
+
+def activation(name: str, x: np.ndarray) -> np.ndarray:
+    """The passes of `compiler.blocks` for an activation function, on float32."""
+    if name == "silu":
+        return ref.mul(ref.recip(ref.add(ref.exp2(ref.mul(x, F(-math.log2(math.e)))), F(1))), x)
+    if name == "gelu_tanh":
+        power = ref.add(ref.mul(ref.mul(x, x), F(blocks.GELU_CUBIC)), F(blocks.GELU_LINEAR))
+        return ref.mul(ref.recip(ref.add(ref.exp2(ref.mul(power, x)), F(1))), x)
+    positive = ref.maximum(x, np.zeros((), F))
+    if name == "relu":
+        return positive
+    if name == "relu2":
+        return ref.mul(positive, positive)
+    size = ref.maximum(x, -x)
+    t = ref.recip(ref.add(ref.mul(size, F(blocks.ERF_P)), F(1)))
+    y = np.full_like(t, blocks.ERF_A[4])
+    for a in reversed(blocks.ERF_A[:4]):
+        y = ref.add(ref.mul(y, t), F(a))
+    y = ref.mul(ref.mul(y, t), size)
+    y = ref.mul(y, ref.exp2(ref.mul(ref.mul(size, size), F(-0.5 * math.log2(math.e)))))
+    return ref.add(positive, -y)
+
+
+class _Linear:
+    """A quantised matrix: integers, channel scales, and a bias if there is one."""
+
+    def __init__(self, weights: np.ndarray, dtype: str, group: int, bias: np.ndarray | None = None):
+        q = quantize(weights, WEIGHT_TYPES[dtype], group)
+        self.integers, self.channel, self.bias = q.integers().astype(np.float64), q.channel_scale, bias
+
+    def __call__(self, x: np.ndarray, bits: int) -> np.ndarray:
+        codes, scale = _codes(x, bits)
+        y = ref.mul(ref.mul(ref.int_to_float(accumulate(codes, self.integers)), scale), self.channel)
+        return y if self.bias is None else ref.add(y, self.bias)
+
+
+class HardwareModel:
+    """A model with the datatypes of `types`, computed as the accelerator computes it."""
+
+    def __init__(self, model: Model, types: TypesConfig):
+        self.model, self.types = model, types
+        self.c = c = model.config
+        group = types.group_size
+
+        def linear(i: int, names: tuple[str, ...]) -> _Linear:
+            bias = None
+            if f"model.layers.{i}.{names[0]}.bias" in model.tensors:
+                bias = np.concatenate([model.layer(i, name, "bias") for name in names])
+            return _Linear(np.concatenate([model.layer(i, name) for name in names]), types.weights, group, bias)
+
+        self.layers = [{name: linear(i, parts) for name, parts in matrices(c).items()} for i in range(c.layers)]
+        self.head = _Linear(model.head, types.head_weights, group)
+        scale = np.abs(model.embedding).max(1) / F(127)
+        scale = np.where(scale > 0, scale, 1).astype(F)[:, None]
+        self.embedding = np.clip(np.rint(model.embedding / scale), -127, 127).astype(F)
+        self.embedding_scale = scale * F(c.embedding_scale)
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """float32[T, vocab] for token ids [T]; bit for bit the accelerator's."""
+        c, acts = self.c, self.types.acts
+        x = ref.mul(self.embedding_scale[ids], self.embedding[ids])
+        if c.positions == "learned":
+            table = self.model.tensors["model.embed_positions.weight"]
+            x = ref.add(x, table[c.position_offset : c.position_offset + len(ids)])
+        for i, layer in enumerate(self.layers):
+            at = f"model.layers.{i}."
+            y = self._attention(self._norm(x, f"{at}input_layernorm"), i)
+            x = ref.add(x, self._rms(y, f"{at}post_attention_layernorm") if c.post_norms else y)
+            y = layer["gate_up"](self._norm(x, f"{at}{c.mlp_norm}"), acts)
+            if c.mlp == "gated":
+                gate, up = np.split(y, 2, 1)
+                y = ref.mul(activation(c.activation, gate), up)
+            else:
+                y = activation(c.activation, y)
+            if c.sub_norms:
+                y = self._rms(y, f"{at}mlp.ffn_sub_norm")
+            y = layer["down"](y, acts)
+            x = ref.add(x, self._rms(y, f"{at}post_feedforward_layernorm") if c.post_norms else y)
+        return self.head(self._norm(x, "model.norm"), acts)
+
+    def _gain(self, name: str) -> np.ndarray:
+        weights = self.model.tensors[f"{name}.weight"]
+        return weights + F(self.c.norm_offset) if self.c.norm_offset else weights
+
+    def _scaled(self, x: np.ndarray) -> np.ndarray:
+        """x / sqrt(mean(x^2) + eps) along the last axis."""
+        n = x.shape[-1]
+        mean = ref.add(ref.mul(ref.row_sums(ref.mul(x, x))[..., None], F(1.0 / n)), F(self.c.norm_eps))
+        return ref.mul(x, ref.rsqrt(mean))
+
+    def _rms(self, x: np.ndarray, name: str) -> np.ndarray:
+        return ref.mul(self._scaled(x), self._gain(name))
+
+    def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        if self.c.norm == "rms":
+            return self._rms(x, name)
+        mean = ref.mul(ref.row_sums(x)[..., None], F(1.0 / x.shape[-1]))
+        return ref.add(self._rms(ref.add(x, -mean), name), self.model.tensors[f"{name}.bias"])
+
+    def _attention(self, h: np.ndarray, i: int) -> np.ndarray:
+        """float32[T, width]: what a layer's attention gives, of its normed input."""
+        c, acts, n, at = self.c, self.types.acts, len(h), f"model.layers.{i}.self_attn."
+        kv_bits = WEIGHT_TYPES[self.types.kv].bits
+        y = self.layers[i]["qkv"](h, acts).reshape(n, -1, c.head_dim)
+        q, k, v = np.split(y, [c.heads, c.heads + c.kv_heads], 1)
+        if c.qk_norm:
+            q, k = self._rms(q, f"{at}q_norm"), self._rms(k, f"{at}k_norm")
+        if c.positions == "rope":
+            angle = rope_angles(c, i, n)
+            cos, sin = np.cos(angle).astype(F)[:, None], np.sin(angle).astype(F)[:, None]
+
+            def turned(x: np.ndarray) -> np.ndarray:
+                a, b = np.split(x, 2, -1)
+                return np.concatenate([ref.add(ref.mul(a, cos), -ref.mul(b, sin)),
+                                       ref.add(ref.mul(b, cos), ref.mul(a, sin))], -1)
+
+            q, k = turned(q), turned(k)
+        k_codes, k_scale = _codes(k, kv_bits)
+        v_codes, v_scale = _codes(v, kv_bits)
+        heads = []
+        for h_ in range(c.heads):
+            kv = h_ // (c.heads // c.kv_heads)
+            heads.append(self._head(q[:, h_], k_codes[:, kv], k_scale[:, kv, 0], v_codes[:, kv], v_scale[:, kv, 0]))
+        y = np.concatenate(heads, 1)
+        if c.sub_norms:
+            y = self._rms(y, f"{at}attn_sub_norm")
+        return self.layers[i]["o"](y, acts)
+
+    def _head(self, q: np.ndarray, k_codes: np.ndarray, k_scale: np.ndarray, v_codes: np.ndarray,
+              v_scale: np.ndarray) -> np.ndarray:
+        n, acts = len(q), self.types.acts
+        codes, scale = _codes(q, acts)
+        row_scale = ref.mul(scale, F(math.log2(math.e) * self.c.score_scale))
+        scores = ref.mul(ref.mul(ref.int_to_float(accumulate(codes, k_codes.astype(np.float64))), row_scale),
+                         k_scale)
+        seen = np.tril(np.ones((n, n), bool))
+        best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
+        e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
+        total = ref.recip(ref.row_sums(e))[:, None]
+        codes, scale = _codes(np.where(seen, ref.mul(e, v_scale), F(0)), acts)
+        acc = accumulate(codes, v_codes.T.astype(np.float64))
+        return ref.mul(ref.int_to_float(acc), ref.mul(scale, total))

@@ -1,0 +1,116 @@
+"""The float model: every architecture of `ModelConfig`, unquantised, in double precision."""
+
+import math
+
+import numpy as np
+
+from wordline.compiler.architecture import ModelConfig
+from wordline.compiler.model import Model
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def activation(name: str, x: np.ndarray) -> np.ndarray:
+    """The activation functions of `ModelConfig.activation`, in float64."""
+    if name == "silu":
+        with np.errstate(over="ignore"):  # 1 / infinity is the right limit
+            return x / (1 + np.exp(-x))
+    if name == "gelu":
+        return x / 2 * (1 + _erf(x / math.sqrt(2)))
+    if name == "gelu_tanh":
+        return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    positive = np.maximum(x, 0)
+    return positive if name == "relu" else positive * positive
+
+
+def rope_angles(c: ModelConfig, layer: int, n: int) -> np.ndarray:
+    """float64[n, head_dim / 2]: the angles of RoPE in a layer, of positions 0 to n - 1."""
+    theta = c.rope_local_theta if layer in c.local_layers else c.rope_theta
+    return np.arange(n)[:, None] * theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+
+
+class _Reference:
+    """One sequence of `n` tokens through one model."""
+
+    def __init__(self, model: Model, n: int):
+        self.model, self.c, self.n = model, model.config, n
+
+    def tensor(self, name: str) -> np.ndarray:
+        return self.model.tensors[name].astype(np.float64)
+
+    def linear(self, x: np.ndarray, name: str) -> np.ndarray:
+        y = x @ self.tensor(f"{name}.weight").T
+        return y + self.tensor(f"{name}.bias") if f"{name}.bias" in self.model.tensors else y
+
+    def rms(self, x: np.ndarray, name: str) -> np.ndarray:
+        gain = self.c.norm_offset + self.tensor(f"{name}.weight")
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.c.norm_eps) * gain
+
+    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        if self.c.norm == "rms":
+            return self.rms(x, name)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred * centred).mean(-1, keepdims=True)
+        return (centred / np.sqrt(variance + self.c.norm_eps) * (self.c.norm_offset + self.tensor(f"{name}.weight"))
+                + self.tensor(f"{name}.bias"))
+
+    def attention(self, h: np.ndarray, i: int) -> np.ndarray:
+        """float64[n, width]: what a layer's attention adds, of its normed input [n, width]."""
+        c, n, at = self.c, self.n, f"model.layers.{i}.self_attn."
+
+        def heads(name: str, count: int) -> np.ndarray:
+            """[count, n, head_dim]"""
+            x = self.linear(h, f"{at}{name}_proj").reshape(n, count, c.head_dim).transpose(1, 0, 2)
+            if name == "v":
+                return x
+            if c.qk_norm:
+                x = self.rms(x, f"{at}{name}_norm")
+            if c.positions == "rope":
+                angle = rope_angles(c, i, n)
+                cos, sin = np.cos(angle), np.sin(angle)
+                a, b = np.split(x, 2, -1)
+                x = np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+            return x
+
+        group = c.heads // c.kv_heads
+        q, k, v = heads("q", c.heads), heads("k", c.kv_heads).repeat(group, 0), heads("v", c.kv_heads).repeat(group, 0)
+        s = q @ k.transpose(0, 2, 1) * c.score_scale + np.triu(np.full((n, n), -np.inf), 1)
+        p = np.exp(s - s.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        y = (p @ v).transpose(1, 0, 2).reshape(n, -1)
+        if c.sub_norms:
+            y = self.rms(y, f"{at}attn_sub_norm")
+        return self.linear(y, f"{at}o_proj")
+
+    def mlp(self, h: np.ndarray, i: int) -> np.ndarray:
+        """float64[n, width]: what a layer's MLP adds, of its normed input."""
+        c, at = self.c, f"model.layers.{i}.mlp."
+        if c.mlp == "gated":
+            y = activation(c.activation, self.linear(h, f"{at}gate_proj")) * self.linear(h, f"{at}up_proj")
+        else:
+            y = activation(c.activation, self.linear(h, f"{at}up_proj"))
+        if c.sub_norms:
+            y = self.rms(y, f"{at}ffn_sub_norm")
+        return self.linear(y, f"{at}down_proj")
+
+    def layer(self, x: np.ndarray, i: int) -> np.ndarray:
+        c, at = self.c, f"model.layers.{i}."
+        y = self.attention(self.norm(x, f"{at}input_layernorm"), i)
+        x = x + (self.norm(y, f"{at}post_attention_layernorm") if c.post_norms else y)
+        y = self.mlp(self.norm(x, f"{at}{c.mlp_norm}"), i)
+        return x + (self.norm(y, f"{at}post_feedforward_layernorm") if c.post_norms else y)
+
+
+def float_logits(model: Model, ids: np.ndarray) -> np.ndarray:
+    """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]."""
+    c, n = model.config, len(ids)
+    if c.sliding_window and n > c.sliding_window:
+        raise ValueError(f"{c.name}: {n} tokens are above its sliding_window = {c.sliding_window}, which is not "
+                         "supported")
+    reference = _Reference(model, n)
+    x = model.embedding[ids].astype(np.float64) * c.embedding_scale
+    if c.positions == "learned":
+        x = x + reference.tensor("model.embed_positions.weight")[c.position_offset : c.position_offset + n]
+    for i in range(c.layers):
+        x = reference.layer(x, i)
+    return reference.norm(x, "model.norm") @ model.head.T.astype(np.float64)

@@ -1,0 +1,64 @@
+"""The float model against Hugging Face's transformers: tiny random models, saved by it and read by us.
+
+Needs torch and transformers, which the development extra does not bring: ``pip install torch transformers``
+(of torch the CPU build is enough).
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from wordline.compiler import tensors
+from wordline.compiler.architecture import expected_shapes
+from wordline.compiler.model import Model, ModelError, find_model, load_model, read_config
+from wordline.sim.reference import float_logits
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+CONTEXT = 48
+_SMALL = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "vocab_size": 512,
+          "max_position_embeddings": CONTEXT}
+_LLAMA = _SMALL | {"intermediate_size": 96, "num_key_value_heads": 2}
+_GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "vocab_size": 512}
+CASES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("LlamaConfig", _LLAMA),
+    "llama-biased": ("LlamaConfig", _LLAMA | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}),
+    "mistral": ("MistralConfig", _LLAMA | {"sliding_window": CONTEXT}),
+    "qwen2": ("Qwen2Config", _LLAMA | {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", _LLAMA | {"head_dim": 32}),
+    # Seven layers: the sixth sees all positions and has the other RoPE.
+    "gemma3": ("Gemma3TextConfig", _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 20, "sliding_window": CONTEXT}),
+    "gpt2": ("GPT2Config", _GPT2),
+    "gpt2-erf": ("GPT2Config", _GPT2 | {"activation_function": "gelu"}),
+    "opt": ("OPTConfig", _SMALL | {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    "bitnet": ("BitNetConfig", _LLAMA | {"tie_word_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(name, tmp_path, monkeypatch):
+    kind, fields = CASES[name]
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields)).double().eval()
+    with torch.no_grad():
+        for key, x in theirs.named_parameters():
+            embedding = any(part in key for part in ("embed", "wte", "wpe"))
+            if x.ndim == 1:
+                x.add_(0.3 * torch.randn_like(x))
+            else:
+                x.copy_(torch.randn_like(x) * (0.5 if embedding else x.shape[1] ** -0.5))
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((find_model("austen") / "tokenizer.json").read_bytes())
+    if json.loads((tmp_path / "config.json").read_text())["model_type"] == "bitnet":
+        with pytest.raises(ModelError, match="weights of model_type 'bitnet' are not supported"):
+            load_model(tmp_path)
+        monkeypatch.setattr(tensors, "UNREADABLE", {})  # here they are not ternary
+    model = load_model(tmp_path)
+    assert isinstance(model, Model) and model.tensors.keys() == expected_shapes(read_config(tmp_path)).keys()
+    ids = np.random.default_rng(1).integers(3, 512, 40)
+    with torch.no_grad():
+        exact = theirs(torch.tensor(ids)[None]).logits[0].numpy()
+    # transformers computes the angles of RoPE, and the weights we read become, float32.
+    assert np.abs(float_logits(model, ids) - exact).max() < 1e-4 * np.sqrt((exact**2).mean())

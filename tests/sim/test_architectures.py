@@ -1,0 +1,201 @@
+"""Tiny random models of every architecture: what the accelerator computes against the float model.
+
+INT8 weights, INT16 activations and an INT8 cache leave a root-mean-square error of the logits below 2 % of the logits;
+every feature of every architecture, left out, costs more than that, so none can be forgotten.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wordline.compiler.architecture import ModelConfig, expected_shapes
+from wordline.compiler.model import Model
+from wordline.compiler.transformer import compile_model
+from wordline.rtl.config import Config, load_config
+from wordline.sim import cycles, hardware_model, reference, verify
+from wordline.sim.functional import FunctionalMachine
+from wordline.sim.generate import Generation, Generator, compare
+from wordline.sim.hardware_model import HardwareModel
+from wordline.sim.reference import float_logits
+from wordline.sim.rtl import RtlMachine
+
+TOLERANCE = 0.02
+# The hardware of test_end_to_end.py, which is built once for both, as is the other one below.
+RTL = load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "types.weights=int8", "types.acts=16"])
+LLAMA = ModelConfig(name="llama", layers=2, width=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=64, context=32,
+                    norm_eps=1e-5, rope_theta=1e4, tied=False)
+_LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, o_bias=True, mlp_bias=True,
+                   positions="learned", tied=True)
+MODELS = {c.name: c for c in (
+    LLAMA,
+    replace(LLAMA, name="llama-biased", qkv_bias=True, o_bias=True, mlp_bias=True),
+    replace(LLAMA, name="mistral", sliding_window=32),
+    replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
+    replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
+    replace(LLAMA, name="gemma3", norm_offset=1.0, activation="gelu_tanh", qk_norm=True, post_norms=True, kv_heads=1,
+            embedding_scale=8.0, attention_scale=0.25, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
+            local_layers=(0,), sliding_window=32, tied=True),
+    replace(_LEARNED, name="gpt2", activation="gelu_tanh"),
+    replace(_LEARNED, name="gpt2-erf", activation="gelu"),
+    replace(_LEARNED, name="opt", activation="relu", position_offset=2),
+    replace(LLAMA, name="bitnet", activation="relu2", sub_norms=True, tied=True),
+)}
+
+# A feature, and the model's configuration as it would be without it.
+WITHOUT: list[tuple[str, dict[str, object]]] = [
+    ("llama", {"rope_theta": 1e2}), ("llama", {"activation": "relu"}),
+    ("llama-biased", {"qkv_bias": False}), ("llama-biased", {"o_bias": False}), ("llama-biased", {"mlp_bias": False}),
+    ("qwen2", {"qkv_bias": False}), ("qwen3", {"qk_norm": False}),
+    ("gemma3", {"norm_offset": 0.0}), ("gemma3", {"activation": "silu"}), ("gemma3", {"qk_norm": False}),
+    ("gemma3", {"embedding_scale": 1.0}), ("gemma3", {"attention_scale": 0.0}), ("gemma3", {"local_layers": ()}),
+    ("gpt2", {"activation": "silu"}), ("gpt2", {"o_bias": False}), ("gpt2", {"mlp_bias": False}),
+    ("gpt2", {"qkv_bias": False}), ("gpt2-erf", {"activation": "relu"}), ("opt", {"activation": "silu"}),
+    ("opt", {"position_offset": 0}), ("bitnet", {"sub_norms": False}), ("bitnet", {"activation": "relu"}),
+]
+
+
+def random_model(c: ModelConfig, seed: int = 0) -> Model:
+    """Matrices that keep a vector's size; norms, biases and positions large enough to be seen."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in expected_shapes(c).items():
+        x = rng.standard_normal(shape)
+        if len(shape) == 2:
+            # The residual begins with elements of about 1, and matrices keep that size.
+            x *= 1 / c.embedding_scale if "embed" in name else 1 / math.sqrt(shape[1])
+        elif name.endswith("norm.weight"):
+            x = 1 - c.norm_offset + 0.3 * x
+        else:
+            x *= 0.5
+        tensors[name] = x.astype(np.float32)
+    return Model(c, tensors, None, Path())
+
+
+def ids_of(c: ModelConfig, n: int) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, c.vocab, n)
+
+
+def error(ours: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.sqrt(((ours - exact) ** 2).mean() / (exact**2).mean()))
+
+
+def config(rows: int = 1, *more: str):
+    return load_config("bitmod", [
+        f"array.rows={rows}", "types.weights=int8", "types.acts=16", "types.kv=int8", "memory.vector_floats=16384",
+        "memory.program=4096", *more])
+
+
+def generated(model: Model, cfg, prompt: int = 9, tokens: int = 4):
+    """Token ids and logits from the functional simulator."""
+    program = compile_model(model, cfg)
+    generator = Generator(model, program, [int(i) for i in ids_of(model.config, prompt)], tokens)
+    return generator.functional(FunctionalMachine(cfg), lambda tokens: None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_compiled_program_computes_the_architecture(name):
+    model = random_model(MODELS[name])
+    run = generated(model, config())
+    ours = run.logits
+    exact = float_logits(model, run.tokens)[run.prompt - 1 : -1]
+    assert error(ours, exact) < TOLERANCE
+    batched = HardwareModel(model, config().types).logits(run.tokens)[run.prompt - 1 : -1]
+    assert np.array_equal(batched.view(np.uint32), ours.view(np.uint32))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_hardware_gives_the_same_bits(name):
+    """Rows, columns, lanes, vector lanes and bus all differ; a head is shorter than a step and than a tile."""
+    model = random_model(MODELS[name])
+    one = generated(model, config())
+    other = generated(model, config(3, "array.lanes=64", "array.cols=64", "vector.lanes=4", "array.group_min=64",
+                                    "bus.data_bits=256", "memory.matmul_floats=16384", "memory.load_floats=4096"))
+    assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return RtlMachine(RTL)
+
+
+def check_rtl(model: Model, cfg: Config, machine: RtlMachine) -> Generation:
+    """RTL and functional simulator give the same bits, RTL and cycle model take the same cycles."""
+    program = compile_model(model, cfg)
+    generator = Generator(model, program, [int(i) for i in ids_of(model.config, 3)], 2)
+    rtl = generator.rtl(machine, lambda tokens, cycles: None)
+    assert compare(rtl, generator.functional(FunctionalMachine(cfg), lambda tokens: None)).bits == 0
+    memory = verify.functional_memory(program, cfg, generator.arguments)
+    assert rtl.result is not None
+    assert cycles.run(program, cfg, generator.arguments, memory=memory).cycles == rtl.result.cycles
+    return rtl
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_rtl_gives_the_same_bits_in_the_cycles_of_the_model(name, machine):
+    check_rtl(random_model(MODELS[name]), RTL, machine)
+
+
+def test_heads_shorter_than_a_step_and_a_tile_on_the_rtl():
+    """Heads of 4 where the array has 8 lanes and 8 columns."""
+    cfg = load_config("ulx3s", ["array.act_bits=16", "types.weights=int8", "types.acts=16"])
+    model = random_model(replace(MODELS["opt"], width=32, heads=4, kv_heads=4, head_dim=4, ffn=32))
+    run = check_rtl(model, cfg, RtlMachine(cfg))
+    assert error(run.logits, float_logits(model, run.tokens)[run.prompt - 1 : -1]) < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "without"), WITHOUT, ids=lambda v: v if isinstance(v, str) else next(iter(v)))
+def test_a_feature_left_out_is_seen(name, without):
+    model = random_model(MODELS[name])
+    config_ = replace(model.config, **without)
+    gone = set(expected_shapes(model.config)) - set(expected_shapes(config_))
+    plain = Model(config_, {k: v for k, v in model.tensors.items() if k not in gone}, None, Path())
+    ids = ids_of(model.config, 12)
+    assert error(float_logits(plain, ids), float_logits(model, ids)) > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_gain_and_bias_is_seen(name):
+    """Gains made 1 and biases made 0, one after the other."""
+    model = random_model(MODELS[name])
+    ids = ids_of(model.config, 12)
+    exact = float_logits(model, ids)
+    for tensor, value in model.tensors.items():
+        if value.ndim == 2 or (model.config.positions == "learned" and tensor.endswith("k_proj.bias")):
+            continue  # without RoPE, a bias of the keys adds the same to all scores of a query
+        neutral = np.full_like(value, 0 if tensor.endswith("bias") else 1 - model.config.norm_offset)
+        tensors = dict(model.tensors) | {tensor: neutral}
+        assert error(float_logits(Model(model.config, tensors, None, Path()), ids), exact) > 1.5 * TOLERANCE, tensor
+
+
+def test_layernorm_takes_the_mean_off_and_post_norms_norm():
+    gpt2, gemma = random_model(MODELS["gpt2"]), random_model(MODELS["gemma3"])
+    rms = replace(gpt2.config, norm="rms")
+    ids = ids_of(rms, 12)
+    assert error(float_logits(Model(rms, gpt2.tensors, None, Path()), ids), float_logits(gpt2, ids)) > 2 * TOLERANCE
+    plain = replace(gemma.config, post_norms=False)
+    tensors = dict(gemma.tensors)
+    for i in range(plain.layers):
+        at = f"model.layers.{i}."
+        tensors[f"{at}post_attention_layernorm.weight"] = tensors[f"{at}pre_feedforward_layernorm.weight"]
+    assert error(float_logits(Model(plain, tensors, None, Path()), ids), float_logits(gemma, ids)) > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "bound"), [
+    ("silu", 5e-7), ("gelu_tanh", 5e-7), ("gelu", 5e-7), ("relu", 0), ("relu2", 1e-7)])
+def test_activation_functions_are_accurate(name, bound):
+    """The error is below `bound` times the larger of |x| and the result."""
+    x = np.concatenate([np.linspace(-20, 20, 40001), np.geomspace(1e-30, 1e4, 2000), -np.geomspace(1e-30, 1e4, 2000),
+                        [0.0]]).astype(np.float32)
+    ours = hardware_model.activation(name, x).astype(np.float64)
+    exact = reference.activation(name, x.astype(np.float64))
+    assert np.isfinite(ours).all()
+    assert (np.abs(ours - exact) <= bound * np.maximum(np.abs(exact), np.abs(x)) + 1e-37).all()
+
+
+def test_float_logits_refuse_a_text_beyond_the_window():
+    model = random_model(replace(LLAMA, sliding_window=8))
+    with pytest.raises(ValueError, match="sliding_window = 8"):
+        float_logits(model, ids_of(model.config, 9))
