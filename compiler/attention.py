@@ -47,8 +47,8 @@ class Attention(Blocks):
     """Emits the attention of a layer. Heads are unrolled; they are numbered queries first, then keys, then values."""
 
     def attention(self) -> None:
-        """Attention of a layer. While one head's softmax is computed, the array multiplies the next head's keys, and
-        the keys and values of the head after that are rotated, quantised and stored."""
+        """Attention of a layer. While one group's softmax is computed, the array multiplies the next group's keys, and
+        the keys and values of the one after that are rotated, quantised and stored."""
         b, c, p, t = self.b, self.c, self.places, self.config.types
         per_kv = c.heads // c.kv_heads
         b.part = "qkv"
@@ -66,20 +66,22 @@ class Attention(Blocks):
             with self.rows("qkv_bias"):
                 self.add_bias(Vec(SourceA.M, reg(ROW_M, 0), {"M": "qkv"}), reg(ROW_X, p.biased), c.qkv)
         self._store_cache(0)
-        for h in range(c.heads + 1):
+        groups = self.groups()
+        for g in range(len(groups) + 1):
             # Streams first: what they bring lies ready while the vector unit is at work.
-            if h < c.heads:
-                self._stream_keys(h)
-            if h > 0:
-                self._stream_values(h - 1)
-            if h == c.heads:
+            if g < len(groups):
+                self._stream_keys(groups[g])
+            if g > 0:
+                self._stream_values(groups[g - 1])
+            if g == len(groups):
                 self.stream("o")
-            if h < c.heads:
-                if h % per_kv == 0 and h // per_kv + 1 < c.kv_heads:
-                    self._store_cache(h // per_kv + 1)
-                self._scores(h)
-            if h > 0:
-                self._values(h - 1)
+            if g < len(groups):
+                first = groups[g][0]
+                if first % per_kv == 0 and first // per_kv + 1 < c.kv_heads:
+                    self._store_cache(first // per_kv + 1)
+                self._scores(g, groups[g])
+            if g > 0:
+                self._values(g - 1, groups[g - 1])
         n = c.attention
         b.part = "o"
         self.load_sub_norm("self_attn.attn_sub_norm", n)
@@ -92,6 +94,17 @@ class Attention(Blocks):
                 b.vector(len=n, **heads.a, **ABSMAX, parts=heads.parts)
             self.quantise(heads, slot=0, length=n, bits=t.acts)
         self.matmul(self.image.matrices["o"], slot=0, rows=reg(TOKENS))
+
+    def groups(self) -> list[range]:
+        """Heads that go through the array at once. With one token in a step, those that share keys and values take a
+        row of the array each, so that the cache is read once for all of them."""
+        c, image = self.c, self.image
+        per_kv = c.heads // c.kv_heads
+        n = min(self.config.array.rows, per_kv)
+        if self.looped or image.sizes.value_dim != c.head_dim:  # a head's padding would lie on the next one
+            n = 1
+        return [range(h, min(h + n, first + per_kv)) for first in range(0, c.heads, per_kv)
+                for h in range(first, first + per_kv, n)]
 
     # --- Where a head's query, key or value lies.
 
@@ -221,13 +234,14 @@ class Attention(Blocks):
         with self.rows(f"cache{h}"):
             self._turn(c.heads + h, 1)
             codes(self._turned(c.heads + h), 0, key_words, "key")
-            codes(self._projected(c.heads + c.kv_heads + h), value_at, value_words, "value")
             b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
             split(a.cols, image.key.tile_bytes, a.lanes * bits // 8)
             b.store(self._at(keys, image.key.header_bytes), 0, image.key.steps, keys, piece=a.lanes,
                     run_stride=image.key.step_bytes, parts=key, **packed)
             split(a.cols, image.key.tile_bytes, 4)
             b.store(self._at(keys), key_words, 1, keys, parts=key)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+            codes(self._projected(c.heads + c.kv_heads + h), value_at, value_words, "value")
             split(a.lanes, image.value.step_bytes, a.cols * bits // 8)
             b.store(self._at(values), value_at, image.sizes.value_dim // a.cols, values,
                     piece=a.cols, run_stride=image.value.tile_bytes, parts=value, **packed)
@@ -241,74 +255,84 @@ class Attention(Blocks):
         """An address in the layer, T2 bytes further on; T2 has the layer's address in it."""
         return reg(T2, self.image.layer_address + self.image.offsets[name] + extra)
 
-    def _stream_keys(self, h: int) -> None:
+    def _stream_keys(self, heads: range) -> None:
         self.b.part = "scores"
-        kv, beats = h // (self.c.heads // self.c.kv_heads), self.image.key.tile_beats
+        kv, beats = heads[0] // (self.c.heads // self.c.kv_heads), self.image.key.tile_beats
         self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
 
-    def _stream_values(self, h: int) -> None:
+    def _stream_values(self, heads: range) -> None:
         c, image = self.c, self.image
         self.b.part = "values"
-        kv = h // (c.heads // c.kv_heads)
+        kv = heads[0] // (c.heads // c.kv_heads)
         self.b.stream(self.in_layer(f"values{kv}"), image.sizes.value_dim // self.config.array.cols, reg(VALUE_BEATS),
                       image.value.tile_beats, f"values{kv}")
 
     # --- Scores and values.
 
-    def _head_matmul(self, h: int, operand: str, **fields: Any) -> None:
+    def _head_matmul(self, g: int, heads: range, operand: str, **fields: Any) -> None:
         """A matmul with keys or values; `operand` names what it takes from the activation buffer."""
         p, kv = self.places, self.image.sizes.kv
-        parts = p.parts(h) | {"ACT": operand, "ROW_SCALE": operand}
+        parts = p.parts(g) | {"ACT": operand, "ROW_SCALE": operand}
         if operand.startswith("p"):
             parts["M"] = "heads"
-        self.b.matmul(kind=int(kv.kind), planes=kv.bits, groups=1, out_stride=p.m_row, rows=reg(TOKENS),
-                      parts=parts, **fields)
+        self.b.matmul(kind=int(kv.kind), planes=kv.bits, groups=1, parts=parts,
+                      rows=reg(TOKENS) if self.looped else len(heads), **fields)
 
-    def _operand(self, name: str, pair: tuple[int, int], h: int) -> tuple[int, str, Parts]:
-        """A head's place in the activation buffer in words, its name, and the parts that are written with it."""
+    def _operand(self, name: str, pair: tuple[int, int], g: int) -> tuple[int, str, Parts]:
+        """A group's place in the activation buffer in words, its name, and the parts that are written with it."""
         if self.places.query == self.places.probabilities:  # no room to tell them apart
             return pair[0], f"{name}x", {}
-        part = f"{name}{h % 2 if pair[0] != pair[1] else 0}"
-        return pair[h % 2], part, {"ACT": part, "ROW_SCALE": part}
+        part = f"{name}{g % 2 if pair[0] != pair[1] else 0}"
+        return pair[g % 2], part, {"ACT": part, "ROW_SCALE": part}
 
-    def _scores(self, h: int) -> None:
-        """Query times keys, for all tokens of the step."""
+    def _scores(self, g: int, heads: range) -> None:
+        """Queries times keys, for all tokens of the step."""
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
-        kv = h // (c.heads // c.kv_heads)
+        kv = heads[0] // (c.heads // c.kv_heads)
         b.part = "scores"
-        at, operand, parts = self._operand("q", p.query, h)
-        slot = 1 if h % 2 else 3
-        b.load(self.in_layer(f"value_scales{kv}"), p.vscale[h % 2], reg(CONTEXT), region=f"values{kv}",
-               parts=p.parts(h))
-        with self.rows(f"query{h}", act=True):
-            query = self._turned(h)
-            b.vector(len=c.head_dim, **query.a, **ABSMAX, parts=query.parts)
-            # Scores come out in units of ln 2 and scaled, ready for exp2.
-            self.quantise(query, slot=slot, length=c.head_dim, bits=t.acts, act=at, parts=parts,
-                          factor=math.log2(math.e) * c.score_scale)
-        self._head_matmul(h, operand, tiles=reg(KEY_TILES), steps=self.image.key.steps, out=p.scores[h % 2], slot=slot,
-                          channel_scales=1, order=CodeOrder.COLUMNS, act=at * self.lanes // a.lanes)
+        at, operand, parts = self._operand("q", p.query, g)
+        slot = 1 if g % 2 else 3
+        b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % 2], reg(CONTEXT), region=f"values{kv}",
+               parts=p.parts(g))
+        for i, h in enumerate(heads):
+            with self.rows(f"query{h}", act=True):
+                query = self._turned(h)
+                b.vector(len=c.head_dim, **query.a, **ABSMAX, parts=query.parts)
+                # Scores come out in units of ln 2 and scaled, ready for exp2.
+                self.quantise(query, slot=slot, length=c.head_dim, bits=t.acts, act=at, array_row=i, parts=parts,
+                              factor=math.log2(math.e) * c.score_scale)
+        self._head_matmul(g, heads, operand, tiles=reg(KEY_TILES), steps=self.image.key.steps, out=p.scores[g % 2],
+                          out_stride=p.m_row, slot=slot, channel_scales=1, order=CodeOrder.COLUMNS,
+                          act=at * self.lanes // a.lanes)
 
-    def _values(self, h: int) -> None:
+    def _values(self, g: int, heads: range) -> None:
         """Softmax of the scores, and the values weighted with it."""
-        b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        b, c, p, a = self.b, self.c, self.places, self.config.array
         dim = c.head_dim // self.lanes
         b.part = "values"
-        at, operand, parts = self._operand("p", p.probabilities, h)
-        ours, slot = p.parts(h), 2 if h % 2 else 0
-        with self.rows(f"softmax{h}", act=True):
-            b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
-            b.set(T2, 1, T2)
-            scores, work, n = reg(ROW_M, p.scores[h % 2]), reg(ROW_X, p.work), reg(T2)
-            b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
-            b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
-                     negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
-                     reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
-            b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
-                     destination=Destination.SCALAR, dst=S_TOTAL)
-            b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[h % 2], b_source=SourceB.L,
-                     destination=Destination.X, dst=work, **ABSMAX, parts=ours)
-            self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
-                          divide_total=True, act=at, parts=parts)
-        self._head_matmul(h, operand, tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
-                          out=p.heads + h * dim, slot=slot, order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
+        at, operand, parts = self._operand("p", p.probabilities, g)
+        slot = 2 if g % 2 else 0
+        for i, h in enumerate(heads):
+            with self.rows(f"softmax{h}", act=True):
+                self._softmax(g, i, slot=slot, act=at, parts=parts)
+        self._head_matmul(g, heads, operand, tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
+                          out=p.heads + heads[0] * dim, out_stride=p.m_row if self.looped else dim, slot=slot,
+                          order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
+
+    def _softmax(self, g: int, i: int, *, slot: int, act: int, parts: Parts) -> None:
+        """Probabilities of head `i` of a group, times the values' scales, as activations."""
+        b, p, t = self.b, self.places, self.config.types
+        ours = p.parts(g)
+        b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
+        b.set(T2, 1, T2)
+        scores, work, n = reg(ROW_M, p.scores[g % 2] + i * p.m_row), reg(ROW_X, p.work), reg(T2)
+        b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
+        b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
+                 negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
+                 reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
+        b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
+                 destination=Destination.SCALAR, dst=S_TOTAL)
+        b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[g % 2], b_source=SourceB.L,
+                 destination=Destination.X, dst=work, **ABSMAX, parts=ours)
+        self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
+                      divide_total=True, act=act, array_row=i, parts=parts)

@@ -121,13 +121,16 @@ class Blocks:
                       slot=slot, **matrix.matmul_fields())
 
     def quantise(self, x: Vec, *, slot: int, length: object, pad: object = 0, bits: int, row: bool = True,
-                 factor: float = 1.0, divide_total: bool = False, act: int = 0, parts: Parts | None = None) -> None:
-        """Activations of one row, from word `act` on, out of a vector whose largest magnitude is in S_SUM.
+                 factor: float = 1.0, divide_total: bool = False, act: int = 0, array_row: int = 0,
+                 parts: Parts | None = None) -> None:
+        """Activations of one row, from word `act` on, out of a vector whose largest magnitude is in S_SUM. They go
+        to row `array_row` of the array, or of those that follow to the row of their token.
 
         The row scale is ``absmax / top``, times `factor`, or times scalar S_TOTAL.
         """
         b = self.b
-        number = 16 * slot
+        number = 16 * slot + array_row
+        act += array_row << 12
         parts = x.parts | (parts or {})
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
                  immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)

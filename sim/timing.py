@@ -132,9 +132,10 @@ class Timer:
         c, a = self.model.config, self.config.array
         e = result.events[result.events["unit"] == Unit.MATMUL]
         e = np.sort(e, order="index")[skip:]
-        per_layer = 4 + 2 * c.heads
-        place = np.arange(len(e))[: per_layer * c.layers] % per_layer
-        gemm = (place == 0) | (place > 2 * c.heads)
+        self.compiler.looped = a.rows > 1 and tokens > 1
+        attention = 2 * len(self.compiler.groups())
+        place = np.arange(len(e))[: (4 + attention) * c.layers] % (4 + attention)
+        gemm = (place == 0) | (place > attention)
         busy = int((e["end"] - e["start"])[: len(place)][gemm].sum())
         interval = ColumnPlan(self.config).timing(WEIGHT_TYPES[self.config.types.weights].kind).interval
         steps = sum(m.tiles * m.layout.steps for m in self.compiler.image.matrices.values()) * c.layers
