@@ -867,8 +867,67 @@ struct Model {
         return next == NEVER ? NEVER : std::min(next, bus.next_refresh(now));
     }
 
+    // Nothing but STREAM, MATMUL and a vector instruction that has begun can change anything.
+    bool streaming() const {
+        if (bus.stalls.probability > 0 || load_.state != Load::IDLE || store_.state != Store::IDLE) return false;
+        if (state == HAND_OUT) {
+            if ((int)queues[resolved.get(any::unit)].size() < QUEUE_DEPTH) return false;
+        } else if (state != EXECUTE || granted(CONTROL, resolved.get(any::wait))) {
+            return false;
+        }
+        bool ready[UNITS - 1] = {true, stream_.ready(), matmul_.ready(), vector_.ready(), true};
+        for (int u = 0; u < UNITS - 1; u++)
+            if (ready[u] && !queues[u].empty() && (int)signals[u].size() < IN_FLIGHT
+                && granted(u, queues[u].front().get(any::wait)))
+                return false;
+        return true;
+    }
+
+    // The same as `cycle` again and again, as long as `streaming` holds; most of a decode step is spent here.
+    void stream_on(int64_t max_cycles) {
+        const int64_t from = now;
+        Cause waiting[UNITS];
+        for (int u = 0; u < UNITS - 1; u++) waiting[u] = queues[u].empty() ? NOTHING : SEMAPHORE;
+        const bool streams = !signals[STREAM].empty(), multiplies = !signals[MATMUL].empty(), vectors = vector_.busy;
+        bool free_again = false;
+        while (!free_again && !stream_.done() && !matmul_.done() && !vector_.done(now) && now <= max_cycles) {
+            bool was_ready = stream_.ready();
+            Beat beat;
+            bool came = bus.offer(now, beat), asks = stream_.reader.asks(stream_.space());
+            matmul_.outputs(p, now, stream_.fifo.ready);
+            matmul_.in_codes = matmul_.state == Matmul::CODES;
+            bool taken = matmul_.takes_beat, changed = came || arvalid || asks;
+            if (arvalid) bus.read(now, araddr, (uint32_t)arlen, arid), charge(aractivity);
+            arvalid = asks;
+            if (asks) {
+                arid = 1, araddr = stream_.reader.address, arlen = stream_.reader.burst;
+                aractivity = stream_.reader.activity;
+            }
+            changed |= stream_.cycle(p, nullptr, came, asks, taken);
+            changed |= matmul_.cycle(p, now, nullptr, taken);
+            vector_.cycle(p, now, nullptr);
+            free_again = !was_ready && stream_.ready();
+            int64_t next = changed ? now + 1 : wake();
+            if (next == NEVER) break;
+            Cause stream = streams ? stream_.cause : waiting[STREAM];
+            Cause matmul = multiplies ? matmul_.cause : waiting[MATMUL];
+            if ((stream == DATA || matmul == DATA) && bus.refreshing(now)) {
+                if (stream == DATA) stream = REFRESH;
+                if (matmul == DATA) matmul = REFRESH;
+            }
+            causes[STREAM][stream] += next - now, causes[MATMUL][matmul] += next - now;
+            causes[VECTOR][vectors ? vector_.cause : waiting[VECTOR]] += next - now;
+            now = next;
+        }
+        for (int u : {LOAD, STORE}) causes[u][waiting[u]] += now - from;
+        causes[CONTROL][state == HAND_OUT ? ROOM : SEMAPHORE] += now - from;
+        busy[STREAM] += streams * (now - from), busy[MATMUL] += multiplies * (now - from);
+        busy[VECTOR] += vectors * (now - from);
+    }
+
     int run(int64_t max_cycles) {
         while (state != OVER) {
+            if (streaming()) stream_on(max_cycles);
             bool changed = cycle();
             int64_t next = changed ? now + 1 : wake();
             if (state == OVER) next = now + 1;
