@@ -20,7 +20,7 @@ def _verify() -> None:
 
 @app.command()
 def cycles(
-    n: Annotated[int, typer.Option("--n", min=1, help="Random programs on each hardware.")] = 50,
+    n: Annotated[int, typer.Option("--n", min=1, help="Random programs, on all hardware in turn.")] = 200,
     seed: Annotated[int, typer.Option(help="Number of the first program.")] = 0,
     hardware: Annotated[list[str] | None, typer.Option(
         help=f"One of {', '.join(verify.HARDWARE)}, or random-N; repeatable. Default: all that have a name.")] = None,
@@ -46,7 +46,7 @@ def cycles(
             cases = [verify.Case.load(case)]
         else:
             names = [*(hardware or verify.HARDWARE), *(f"random-{seed + i}" for i in range(configs))]
-            cases = [verify.random_case(name, seed + i) for name in names for i in range(n)]
+            cases = [verify.random_case(names[i % len(names)], seed + i // len(names)) for i in range(n)]
         failed = []
         with Progress(console=console, transient=True) as progress:
             for one in progress.track(cases, description="programs"):

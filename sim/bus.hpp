@@ -122,6 +122,9 @@ public:
         return now + std::max<int64_t>(1, clocks * params_->tck_ps / params_->core_ps);
     }
 
+    // What the DRAM has done for the accesses so far.
+    DramCounters dram_so_far() const { return dram_ ? dram_->counters : DramCounters{}; }
+
     // What the DRAM did up to cycle `now`; all zero without one.
     DramCounters dram_counters(int64_t now) {
         if (!dram_) return {};

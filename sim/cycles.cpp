@@ -584,6 +584,8 @@ struct Model {
     uint32_t ended[UNITS] = {};
     int64_t busy[UNITS] = {};
     int64_t causes[UNITS][CAUSES] = {};
+    int64_t booted = 0, boot_causes[UNITS][CAUSES] = {};  // as they were when instruction 0 was fetched
+    DramCounters boot_dram{};
     std::vector<Event> events;
     bool record;
     std::vector<Activity> activity;  // by number in the program; behind the last, the boot's load
@@ -753,7 +755,12 @@ struct Model {
             break;
         case REGISTERS_STATE:
             own = true, changed = true, control_cause = SETUP;
-            if (++index == REGISTERS) state = FETCH;
+            if (++index == REGISTERS) {
+                state = FETCH;
+                booted = now + 1, boot_dram = bus.dram_so_far();
+                std::memcpy(boot_causes, causes, sizeof causes);
+                for (int u = 0; u < UNITS; u++) boot_causes[u][u == CONTROL ? SETUP : NOTHING]++;  // of this cycle
+            }
             break;
         case FETCH:
             if (pc >= length) {
@@ -974,6 +981,14 @@ void cycles_counters(void *m, int64_t *busy, int64_t *ended, int64_t *causes) {
 void cycles_dram_counters(void *m, DramCounters *out) {
     auto *model = static_cast<Model *>(m);
     *out = model->bus.dram_counters(model->now);
+}
+
+// The same when instruction 0 was fetched; returns that cycle.
+int64_t cycles_boot(void *m, int64_t *causes, DramCounters *dram) {
+    auto *model = static_cast<Model *>(m);
+    std::memcpy(causes, model->boot_causes, sizeof model->boot_causes);
+    *dram = model->boot_dram;
+    return model->booted;
 }
 
 int64_t cycles_events(void *m, Event *out) {

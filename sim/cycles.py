@@ -73,6 +73,15 @@ class Cause(IntEnum):
 
 
 @dataclass(frozen=True)
+class Boot:
+    """What had been when the first instruction was fetched: as in `CyclesResult`."""
+
+    cycles: int
+    dram: dram.DramCounters
+    causes: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
 class CyclesResult:
     """What a run takes; the same as `sim.rtl.RunResult`, and why.
 
@@ -86,6 +95,8 @@ class CyclesResult:
         Commands and row hits; zeros without a DRAM.
     causes : dict[str, dict[str, int]]
         Per unit, cycles by `Cause`; they add up to `cycles`.
+    boot : Boot
+        How much of these the loading of the program took.
     events : structured array `EVENT`
         If recorded, every instruction's first and last cycle, in the order of their ends.
     activity : structured array `ACTIVITY`
@@ -97,6 +108,7 @@ class CyclesResult:
     ended: dict[str, int]
     dram: dram.DramCounters
     causes: dict[str, dict[str, int]]
+    boot: Boot
     events: np.ndarray = field(repr=False)
     activity: np.ndarray = field(repr=False)
 
@@ -179,8 +191,13 @@ def _library() -> ctypes.CDLL:
     library.cycles_counters.argtypes = [pointer] * 4
     library.cycles_dram_counters.argtypes = [pointer, pointer]
     library.cycles_activity.argtypes = [pointer, pointer]
+    library.cycles_boot.argtypes, library.cycles_boot.restype = [pointer] * 3, number
     library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
     return library
+
+
+def _by_cause(causes: np.ndarray) -> dict[str, dict[str, int]]:
+    return {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}
 
 
 def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, memory: np.ndarray | None = None,
@@ -227,9 +244,11 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         library.cycles_events(model, events.ctypes.data)
         activity = np.zeros(len(program.instructions) + 1, ACTIVITY)
         library.cycles_activity(model, activity.ctypes.data)
+        boot_causes, boot_counters = np.zeros_like(causes), dram.empty_counters()
+        booted = library.cycles_boot(model, boot_causes.ctypes.data, boot_counters)
         return CyclesResult(
             library.cycles_now(model), {u.name: int(busy[u]) for u in Unit}, {u.name: int(ended[u]) for u in Unit},
-            dram.counters_of(memory_counters),
-            {u.name: {c.name: int(causes[u, c]) for c in Cause} for u in Unit}, events, activity)
+            dram.counters_of(memory_counters), _by_cause(causes),
+            Boot(booted, dram.counters_of(boot_counters), _by_cause(boot_causes)), events, activity)
     finally:
         library.cycles_free(model)

@@ -79,6 +79,11 @@ class DramCounters:
     data_clocks: int
     refresh_clocks: int
 
+    def __sub__(self, before: DramCounters) -> DramCounters:
+        return DramCounters({name: n - before.commands[name] for name, n in self.commands.items()},
+                            *(getattr(self, name) - getattr(before, name) for name in
+                              ("hits", "misses", "conflicts", "data_clocks", "refresh_clocks")))
+
 
 def empty_counters() -> ctypes.Array:
     """Room for the C++ `DramCounters`."""

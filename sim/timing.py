@@ -1,7 +1,7 @@
 """How long a model takes: a step at any position, a whole request, and what held it up. No weights needed.
 
-Every figure is counted by the cycle model, which equals the RTL. A step is timed as the difference between two runs,
-one of which makes one step more, so that starting up does not count.
+Every figure is counted by the cycle model, which equals the RTL. A step is timed from the fetch of the program's first
+instruction to its end, so that loading the program does not count.
 """
 
 from collections.abc import Callable
@@ -85,18 +85,11 @@ class Timer:
         self.compiler = TransformerCompiler(model, config, context=context, keep_logits=False)
         self.program = self.compiler.compile()
 
-    def _run(self, arguments: tuple[int, ...]) -> cycles.CyclesResult:
-        return cycles.run(self.program, self.config, arguments, record=True)
-
     def decode(self, context: int) -> Step:
         """The step that makes a token with `context` tokens to look at, its own included."""
         if not 1 <= context < self.context:
             raise CompileError(f"context {context}: the program is for 1 to {self.context - 1}")
-        p = context - 1
-        if p == 0:
-            return self._difference(p, 1, None, self._run((1, 1, 0, NO_END)))
-        first, both = (self._run((p, p + n, p - 1, NO_END)) for n in (0, 1))
-        return self._difference(p, 1, first, both)
+        return self._step((context, context, context - 1, NO_END), 1)
 
     def prefill(self, position: int, tokens: int = 0, *, last: bool = False) -> Step:
         """A step of a prompt: `array.rows` tokens from `position` on; the last step may have fewer, and makes the first
@@ -107,31 +100,20 @@ class Timer:
             raise CompileError(f"{tokens} tokens from {position}: array.rows = {rows}, the program is for "
                                f"{self.context} positions")
         end = position + tokens
-        prompt = end if last else self.context
-        if position < rows:
-            return self._difference(position, tokens, None, self._run((prompt, end, position, NO_END)))
-        first, both = (self._run((prompt, to, position - rows, NO_END)) for to in (position, end))
-        return self._difference(position, tokens, first, both)
+        return self._step((end if last else self.context, end, position, NO_END), tokens)
 
-    def _difference(self, position: int, tokens: int, first: cycles.CyclesResult | None,
-                    both: cycles.CyclesResult) -> Step:
-        skip = 0 if first is None else first.ended["MATMUL"]
-        causes, d, before = both.causes, both.dram, 0
-        if first is not None:
-            f, before = first.dram, first.cycles
-            causes = {unit: {name: n - first.causes[unit][name] for name, n in of.items()}
-                      for unit, of in causes.items()}
-            d = DramCounters({k: n - f.commands[k] for k, n in d.commands.items()}, d.hits - f.hits,
-                             d.misses - f.misses, d.conflicts - f.conflicts, d.data_clocks - f.data_clocks,
-                             d.refresh_clocks - f.refresh_clocks)
-        beats = causes["STREAM"]["WORK"]
-        return Step(position, tokens, both.cycles - before,
-                    beats * self.config.beat_bytes, d, causes, self._gemm_slots(both, skip, tokens))
+    def _step(self, arguments: tuple[int, ...], tokens: int) -> Step:
+        """One step of the program, from the fetch of its first instruction on."""
+        r = cycles.run(self.program, self.config, arguments, record=True)
+        causes = {unit: {name: n - r.boot.causes[unit][name] for name, n in of.items()}
+                  for unit, of in r.causes.items()}
+        return Step(arguments[2], tokens, r.cycles - r.boot.cycles, causes["STREAM"]["WORK"] * self.config.beat_bytes,
+                    r.dram - r.boot.dram, causes, self._gemm_slots(r, tokens))
 
-    def _gemm_slots(self, result: cycles.CyclesResult, skip: int, tokens: int) -> float:
+    def _gemm_slots(self, result: cycles.CyclesResult, tokens: int) -> float:
         c, a = self.model.config, self.config.array
         e = result.events[result.events["unit"] == Unit.MATMUL]
-        e = np.sort(e, order="index")[skip:]
+        e = np.sort(e, order="index")
         self.compiler.looped = a.rows > 1 and tokens > 1
         attention = 2 * len(self.compiler.groups())
         place = np.arange(len(e))[: (4 + attention) * c.layers] % (4 + attention)
