@@ -33,8 +33,9 @@ from wordline.rtl.isa import (
 PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
 START = KEY_TILES
 ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
-# Scalars of the vector unit. An instruction has one immediate; a second constant is in S_CONSTANT.
-S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_BEST, S_TOKEN, S_CONSTANT, S_EPS = 0, 1, 2, 3, 4, 5, 8, 9, 14, 15
+# Scalars of the vector unit. An instruction has one immediate; a second constant is in S_ONE or S_CONSTANT.
+S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_BEST, S_TOKEN = 0, 1, 2, 3, 4, 5, 8, 9
+S_ONE, S_CONSTANT, S_EPS = 13, 14, 15
 
 INT_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
 
@@ -202,8 +203,10 @@ class Blocks:
     def constants(self) -> None:
         """Scalars that stay, at the beginning of the program."""
         values = [(S_EPS, self.c.norm_eps)]
-        if self.c.activation in ("gelu", "gelu_tanh"):
-            values.append((S_CONSTANT, GELU_LINEAR if self.c.activation == "gelu_tanh" else ERF_A[3]))
+        if self.c.activation == "gelu_tanh":
+            values.append((S_CONSTANT, GELU_LINEAR))
+        if self.c.activation == "gelu":
+            values += [(S_ONE, 1.0), (S_CONSTANT, ERF_A[3])]
         for scalar, value in values:
             self.b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=value, destination=Destination.SCALAR,
                           dst=scalar)
@@ -237,8 +240,8 @@ class Blocks:
         y, t, u = (reg(ROW_X, out + i * size) for i in range(3))
         a1, a2, a3, _, a5 = ERF_A
         b.vector(len=n, **x.a, addend=Factor.B, **x.b, negate_addend=1, join=Join.MAX, **to_x(u))  # |x|
-        b.vector(len=n, a=u, multiply=Factor.IMMEDIATE, immediate=ERF_P, **to_x(t))
-        b.vector(len=n, a=t, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(t))
+        b.vector(len=n, a=u, multiply=Factor.IMMEDIATE, immediate=ERF_P, addend=Factor.SCALAR, addend_scalar=S_ONE,
+                 function=Function.RECIP, **to_x(t))
         b.vector(len=n, a=t, multiply=Factor.IMMEDIATE, immediate=a5, addend=Factor.SCALAR, addend_scalar=S_CONSTANT,
                  **to_x(y))
         for a in (a3, a2, a1):

@@ -32,6 +32,7 @@ _LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, 
 MODELS = {c.name: c for c in (
     LLAMA,
     replace(LLAMA, name="llama-biased", qkv_bias=True, o_bias=True, mlp_bias=True),
+    replace(LLAMA, name="llama-3.1", rope_theta=1e2, rope_factor=8.0, rope_bands=(1.0, 4.0, 12.0)),
     replace(LLAMA, name="mistral", sliding_window=32),
     replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
     replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
@@ -47,6 +48,7 @@ MODELS = {c.name: c for c in (
 # A feature, and the model's configuration as it would be without it.
 WITHOUT: list[tuple[str, dict[str, object]]] = [
     ("llama", {"rope_theta": 1e2}), ("llama", {"activation": "relu"}),
+    ("llama-3.1", {"rope_factor": 1.0}), ("llama-3.1", {"rope_bands": ()}),
     ("llama-biased", {"qkv_bias": False}), ("llama-biased", {"o_bias": False}), ("llama-biased", {"mlp_bias": False}),
     ("qwen2", {"qkv_bias": False}), ("qwen3", {"qk_norm": False}),
     ("gemma3", {"norm_offset": 0.0}), ("gemma3", {"activation": "silu"}), ("gemma3", {"qk_norm": False}),
