@@ -37,7 +37,7 @@ MODELS = {c.name: c for c in (
     replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
     replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
     replace(LLAMA, name="gemma3", norm_offset=1.0, activation="gelu_tanh", qk_norm=True, post_norms=True, kv_heads=1,
-            embedding_scale=8.0, attention_scale=0.25, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
+            embedding_scale=8.0, attention_scale=0.12, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
             local_layers=(0,), sliding_window=32, tied=True),
     replace(_LEARNED, name="gpt2", activation="gelu_tanh"),
     replace(_LEARNED, name="gpt2-erf", activation="gelu"),
