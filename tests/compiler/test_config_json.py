@@ -207,6 +207,46 @@ def test_opt_weights_have_their_own_names(tmp_path):
     assert all(np.array_equal(model.tensors[name], ours[name]) for name in ours)
 
 
+def test_bfloat16_in_several_files(tmp_path):
+    fields: dict[str, object] = {
+        "model_type": "qwen2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "vocab_size": 512, "max_position_embeddings": 16, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True}
+    ours = _random(read_config(write(tmp_path, fields)))
+    halves = {name: (x.view(np.uint32) >> 16).astype("<u2") for name, x in ours.items()}
+    index = {}
+    for number, names in enumerate(np.array_split(list(halves), 2)):
+        header, data = {}, b""
+        for name in names:
+            header[str(name)] = {"dtype": "BF16", "shape": halves[name].shape,
+                                 "data_offsets": [len(data), len(data) + halves[name].nbytes]}
+            data += halves[name].tobytes()
+            index[str(name)] = f"part{number}.safetensors"
+        text = json.dumps(header).encode()
+        (tmp_path / f"part{number}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "tokenizer.json").write_bytes((find_model("austen") / "tokenizer.json").read_bytes())
+    model = load_model(tmp_path)
+    for name, x in ours.items():
+        assert np.array_equal(model.tensors[name].view(np.uint32), x.view(np.uint32) & 0xFFFF0000), name
+    (tmp_path / "part1.safetensors").unlink()
+    with pytest.raises(ModelError, match="part1.safetensors: cannot be read"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="index.json: cannot be read"):
+        load_model(tmp_path)
+
+
+def test_integers_are_no_weights(tmp_path):
+    folder = find_model("austen")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    save_file({name: np.zeros(x.shape, np.uint8) for name, x in load_model(folder).tensors.items()},
+              tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="is uint8 of shape"):
+        load_model(tmp_path)
+
+
 def test_bitnet_is_a_shape_only(tmp_path):
     c = load_shape(write(tmp_path, PUBLISHED["bitnet-2b4t"])).config
     assert c.sub_norms
