@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
@@ -45,6 +47,11 @@ class ModelConfig:
         Positions that attention sees, in some layers at least; 0 for all.
     rope_local_theta : float
         The base of RoPE in the layers `local_layers` (Gemma 3).
+    rope_factor : float
+        RoPE turns this many times more slowly, though not in `local_layers`.
+    rope_bands : (low, high, context), or nothing
+        Only frequencies below `low` turns in `context` positions become that slow, those above `high` stay, and between
+        them is a gradual transition (Llama 3.1).
     """
 
     name: str
@@ -77,6 +84,8 @@ class ModelConfig:
     sliding_window: int = 0
     rope_local_theta: float = 0.0
     local_layers: tuple[int, ...] = ()
+    rope_factor: float = 1.0
+    rope_bands: tuple[float, ...] = ()
 
     @property
     def qkv(self) -> int:
@@ -106,6 +115,19 @@ class ModelConfig:
     def parameters(self) -> int:
         """Numbers in all tensors."""
         return sum(math.prod(shape) for shape in expected_shapes(self).values())
+
+
+def rope_frequencies(c: ModelConfig, *, local: bool = False) -> np.ndarray:
+    """float64[head_dim / 2]: radians by which RoPE turns from one position to the next."""
+    theta = c.rope_local_theta if local else c.rope_theta
+    frequency = theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+    if local or c.rope_factor == 1:
+        return frequency
+    if not c.rope_bands:
+        return frequency / c.rope_factor
+    low, high, context = c.rope_bands
+    fast = np.clip((context * frequency / (2 * math.pi) - low) / (high - low), 0, 1)
+    return frequency * (fast + (1 - fast) / c.rope_factor)
 
 
 def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:

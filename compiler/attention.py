@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
-from wordline.compiler.blocks import (
+from wordline.compiler.blocks import Blocks
+from wordline.compiler.builder import Parts, reg
+from wordline.compiler.operands import (
     ABSMAX,
     CONTEXT,
     INT_BITS,
@@ -24,11 +26,9 @@ from wordline.compiler.blocks import (
     TOKENS,
     VALUE_BEATS,
     VALUE_STEPS,
-    Blocks,
     Vec,
     to_x,
 )
-from wordline.compiler.builder import Parts, reg
 from wordline.pe.datatypes import act_max
 from wordline.rtl.isa import (
     CodeOrder,

@@ -1,79 +1,40 @@
-"""What every part of a transformer is made of: rows, norms, biases, activation functions, quantisation.
+"""What every part of a transformer is made of: rows, norms, biases, residuals, quantisation.
 
 One line is one pass of the vector unit over a row. The order of the float32 operations is part of the result; it is
 repeated in `wordline.sim.hardware_model`.
 """
 
-import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
+from wordline.compiler import activations
 from wordline.compiler.architecture import ModelConfig
 from wordline.compiler.builder import Builder, Operand, Parts, reg
 from wordline.compiler.image import Image
+from wordline.compiler.operands import (
+    ABSMAX,
+    INT_BITS,
+    LAYER,
+    ROW,
+    ROW_M,
+    ROW_X,
+    S_EPS,
+    S_INVERSE,
+    S_MEAN,
+    S_NORM,
+    S_SCALE,
+    S_SUM,
+    S_TOTAL,
+    T1,
+    TOKENS,
+    Vec,
+    to_x,
+)
 from wordline.compiler.places import Places
 from wordline.compiler.weights import Matrix
 from wordline.pe.datatypes import act_max
 from wordline.rtl.config import Config
-from wordline.rtl.isa import (
-    Destination,
-    Factor,
-    Function,
-    IntBits,
-    Join,
-    Operation,
-    Reduction,
-    SourceA,
-    SourceB,
-)
-
-# Registers. PROMPT, LAST, START, EOS are the host's arguments; START is over when KEY_TILES begins.
-PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
-START = KEY_TILES
-ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
-# Scalars of the vector unit. An instruction has one immediate; a second constant is in S_CONSTANT.
-S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_BEST, S_TOKEN, S_CONSTANT, S_EPS = 0, 1, 2, 3, 4, 5, 8, 9, 14, 15
-
-INT_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
-
-#: gelu_tanh(x) = x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + 2^(x * (LINEAR + CUBIC x^2))).
-GELU_LINEAR = -2 * math.log2(math.e) * math.sqrt(2 / math.pi)
-GELU_CUBIC = GELU_LINEAR * 0.044715
-#: Abramowitz and Stegun 7.1.26: erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), z >= 0, with an
-#: error of at most 1.5e-7. With z = |x| / sqrt(2), gelu(x) = max(x, 0) - |x| / 2 * (a1 t + ...) * exp(-x^2 / 2): wrong
-#: by at most 0.75e-7 |x|, and with what float32 adds by less than 5e-7 |x|, which is measured, not proven.
-#: Here are p / sqrt(2) and a1 / 2 to a5 / 2.
-ERF_P = 0.3275911 / math.sqrt(2)
-ERF_A = tuple(a / 2 for a in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
-
-#: Fields for the last pass of something: the largest magnitude, which quantisation needs, costs no pass of its own.
-ABSMAX: dict[str, Any] = {"reduction": Reduction.ABSMAX, "scalar": S_SUM}
-
-
-@dataclass(frozen=True)
-class Vec:
-    """A row's vector: its bank, its first word, and the part of the bank, if it is one."""
-
-    bank: SourceA
-    at: Operand
-    parts: Parts = field(default_factory=dict)
-
-    @property
-    def a(self) -> dict[str, Any]:
-        """As first operand."""
-        return {"a_source": self.bank, "a": self.at}
-
-    @property
-    def b(self) -> dict[str, Any]:
-        """As second operand."""
-        return {"b_source": {SourceA.X: SourceB.X, SourceA.M: SourceB.M}[self.bank], "b": self.at}
-
-
-def to_x(at: Operand, **more: Any) -> dict[str, Any]:
-    """The fields of a result in bank X."""
-    return {"destination": Destination.X, "dst": at, **more}
+from wordline.rtl.isa import Destination, Factor, Function, Operation, Reduction, SourceA, SourceB
 
 
 class Blocks:
@@ -180,7 +141,7 @@ class Blocks:
         b.vector(len=n, a=out, addend=Factor.B, b=p.shift, b_source=SourceB.L, **to_x(out), **ABSMAX,
                  parts={"L": "shift"})
 
-    # --- Biases, residuals and activation functions.
+    # --- Biases and residuals.
 
     def add_bias(self, x: Vec, out: Operand, n: int) -> Vec:
         """x plus what `load_bias` brought."""
@@ -209,66 +170,9 @@ class Blocks:
 
     def constants(self) -> None:
         """Scalars that stay, at the beginning of the program."""
-        values = [(S_EPS, self.c.norm_eps)]
-        if self.c.activation in ("gelu", "gelu_tanh"):
-            values.append((S_CONSTANT, GELU_LINEAR if self.c.activation == "gelu_tanh" else ERF_A[3]))
-        for scalar, value in values:
+        for scalar, value in [(S_EPS, self.c.norm_eps), *activations.constants(self.c.activation)]:
             self.b.vector(len=1, a_source=SourceA.IMMEDIATE, immediate=value, destination=Destination.SCALAR,
                           dst=scalar)
-
-    def activate(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        """activation(x) to word `out` of the row in bank X; the last pass has the fields `last` besides."""
-        functions: dict[str, Callable[[Vec, int, int, dict[str, Any]], None]] = {
-            "silu": self._silu, "gelu": self._gelu, "gelu_tanh": self._gelu_tanh, "relu": self._relu,
-            "relu2": self._relu2}
-        functions[self.c.activation](x, out, n, last)
-
-    def _silu(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        """x * sigmoid(x), sigmoid(x) = 1 / (1 + 2^(-x / ln 2))"""
-        b, y = self.b, reg(ROW_X, out)
-        b.vector(len=n, **x.a, multiply=Factor.IMMEDIATE, immediate=-math.log2(math.e), function=Function.EXP2,
-                 **to_x(y))
-        b.vector(len=n, a=y, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), **last)
-
-    def _gelu_tanh(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        b, y = self.b, reg(ROW_X, out)
-        b.vector(len=n, **x.a, multiply=Factor.B, **x.b, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.IMMEDIATE, immediate=GELU_CUBIC, addend=Factor.SCALAR,
-                 addend_scalar=S_CONSTANT, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.B, **x.b, function=Function.EXP2, **to_x(y))
-        b.vector(len=n, a=y, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), **last)
-
-    def _gelu(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        b, size = self.b, n // self.lanes
-        y, t, u = (reg(ROW_X, out + i * size) for i in range(3))
-        a1, a2, a3, _, a5 = ERF_A
-        b.vector(len=n, **x.a, addend=Factor.B, **x.b, negate_addend=1, join=Join.MAX, **to_x(u))  # |x|
-        b.vector(len=n, a=u, multiply=Factor.IMMEDIATE, immediate=ERF_P, **to_x(t))
-        b.vector(len=n, a=t, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(t))
-        b.vector(len=n, a=t, multiply=Factor.IMMEDIATE, immediate=a5, addend=Factor.SCALAR, addend_scalar=S_CONSTANT,
-                 **to_x(y))
-        for a in (a3, a2, a1):
-            b.vector(len=n, a=y, multiply=Factor.B, b=t, addend=Factor.IMMEDIATE, immediate=a, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.B, b=t, **to_x(y))
-        b.vector(len=n, a=y, multiply=Factor.B, b=u, **to_x(y))
-        b.vector(len=n, a=u, multiply=Factor.B, b=u, **to_x(t))
-        b.vector(len=n, a=t, multiply=Factor.IMMEDIATE, immediate=-0.5 * math.log2(math.e), function=Function.EXP2,
-                 **to_x(t))
-        b.vector(len=n, a=y, multiply=Factor.B, b=t, **to_x(y))
-        b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(t))
-        b.vector(len=n, a=t, addend=Factor.B, b=y, negate_addend=1, **to_x(y), **last)
-
-    def _relu(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        y = reg(ROW_X, out)
-        self.b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(y), **last)
-
-    def _relu2(self, x: Vec, out: int, n: int, last: dict[str, Any]) -> None:
-        y = reg(ROW_X, out)
-        self._relu(x, out, n, {})
-        self.b.vector(len=n, a=y, multiply=Factor.B, b=y, **to_x(y), **last)
-
 
 class _Rows:
     """Context manager of `Blocks.rows`."""

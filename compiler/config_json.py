@@ -55,17 +55,35 @@ class _Fields:
             raise ModelError(f"{self.path}: {name} = {value!r} is not supported, only one of {sorted(_ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
-    def theta(self, name: str, default: float, kind: str = "") -> float:
-        """The base of RoPE: a field of its own, or, as transformers 5 writes it, inside ``rope_parameters``."""
-        value = float(self.take(name, default))
+    def rope(self, default: float) -> dict[str, Any]:
+        """RoPE with its base and its scaling, if any."""
+        return self._rope(self.take("rope_theta", default), self.take("rope_scaling", None), "full_attention")
+
+    def local_rope(self, default: float) -> float:
+        """The base of a second RoPE, which is never scaled."""
+        return self._rope(self.take("rope_local_base_freq", default), None, "sliding_attention")["rope_theta"]
+
+    def _rope(self, theta: float, scaling: dict[str, Any] | None, kind: str) -> dict[str, Any]:
+        # Where transformers 5 writes base and scaling, of Gemma 3 by kind of layer.
         parameters = self.take("rope_parameters", None) or {}
-        parameters = parameters.get(kind, parameters) or {}
-        rope_type = parameters.get("rope_type", "default")
-        unknown = sorted(set(parameters) - {"rope_type", "rope_theta", "partial_rotary_factor"})
-        if rope_type != "default" or unknown or parameters.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelError(f"{self.path}: rope_parameters = {parameters!r} is not supported, only RoPE of all of a "
-                             "head, without scaling")
-        return float(parameters.get("rope_theta", value))
+        given = (scaling or {}) | (parameters.get(kind, parameters) or {})
+        fields = dict(given)
+        rope_type = fields.pop("rope_type", fields.pop("type", "default"))
+        fields.pop("type", None)
+        result: dict[str, Any] = {"rope_theta": float(fields.pop("rope_theta", theta))}
+        try:
+            if rope_type in ("linear", "llama3"):
+                result["rope_factor"] = float(fields.pop("factor"))
+            if rope_type == "llama3":
+                result["rope_bands"] = tuple(float(fields.pop(name)) for name in (
+                    "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+        except KeyError as error:
+            raise ModelError(f"{self.path}: {error.args[0]} is missing in rope_scaling = {given!r}") from None
+        whole = fields.pop("partial_rotary_factor", 1.0) == 1.0
+        if rope_type not in ("default", "linear", "llama3") or not whole or fields:
+            raise ModelError(f"{self.path}: rope_scaling = {given!r} is not supported, only RoPE of whole heads with "
+                             "rope_type 'default', 'linear' or 'llama3'")
+        return result
 
     def finish(self) -> None:
         unknown = sorted(set(self.raw) - self.known)
@@ -77,7 +95,6 @@ def _common(f: _Fields, *, tied: bool, activation: str | None = None, head_dim: 
     """What Llama and its descendants name alike. `tied`, `activation` and `head_dim` are the architecture's own
     defaults."""
     heads, width = f.take("num_attention_heads"), f.take("hidden_size")
-    f.only("rope_scaling", None)
     return {
         "layers": f.take("num_hidden_layers"), "width": width, "heads": heads,
         "kv_heads": f.take("num_key_value_heads", None) or heads,
@@ -92,12 +109,12 @@ def _common(f: _Fields, *, tied: bool, activation: str | None = None, head_dim: 
 def _llama(f: _Fields) -> dict[str, Any]:
     bias = f.take("attention_bias", False)
     return _common(f, tied=False) | {
-        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias,
+        **f.rope(1e4), "qkv_bias": bias, "o_bias": bias,
         "mlp_bias": f.take("mlp_bias", False)}
 
 
 def _mistral(f: _Fields) -> dict[str, Any]:
-    return _common(f, tied=False) | {"rope_theta": f.theta("rope_theta", 1e4),
+    return _common(f, tied=False) | {**f.rope(1e4),
                                      "sliding_window": f.take("sliding_window", None) or 0}
 
 
@@ -110,14 +127,14 @@ def _qwen_window(f: _Fields) -> int:
 
 def _qwen2(f: _Fields) -> dict[str, Any]:
     f.ignore("use_mrope")  # of its multimodal relatives; text has one position
-    return _common(f, tied=False) | {"rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": True,
+    return _common(f, tied=False) | {**f.rope(1e4), "qkv_bias": True,
                                      "sliding_window": _qwen_window(f)}
 
 
 def _qwen3(f: _Fields) -> dict[str, Any]:
     bias = f.take("attention_bias", False)
     return _common(f, tied=False, head_dim=128) | {
-        "rope_theta": f.theta("rope_theta", 1e4), "qkv_bias": bias, "o_bias": bias, "qk_norm": True,
+        **f.rope(1e4), "qkv_bias": bias, "o_bias": bias, "qk_norm": True,
         "sliding_window": _qwen_window(f)}
 
 
@@ -135,9 +152,24 @@ def _gemma3(f: _Fields) -> dict[str, Any]:
         "norm_offset": 1.0, "qkv_bias": bias, "o_bias": bias, "qk_norm": True, "post_norms": True,
         "embedding_scale": float(fields["width"]) ** 0.5,
         "attention_scale": f.take("query_pre_attn_scalar", 256) ** -0.5,
-        "rope_theta": f.theta("rope_theta", 1e6, "full_attention"),
-        "rope_local_theta": f.theta("rope_local_base_freq", 1e4, "sliding_attention"),
+        **f.rope(1e6),
+        "rope_local_theta": f.local_rope(1e4),
         "local_layers": local, "sliding_window": (f.take("sliding_window", 4096) or 0) if local else 0}
+
+
+#: What a multimodal Gemma 3 leaves out of its ``text_config``: the defaults of transformers' Gemma3TextConfig.
+_GEMMA3_TEXT = {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                "max_position_embeddings": 131072, "rms_norm_eps": 1e-6}
+
+
+def _gemma3_with_images(f: _Fields) -> dict[str, Any]:
+    """The text model inside a multimodal Gemma 3."""
+    f.ignore("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
+             "image_token_id", "tie_word_embeddings")
+    text = _Fields(f.path, _GEMMA3_TEXT | f.take("text_config"))
+    fields = _gemma3(text)
+    text.finish()
+    return fields
 
 
 def _gpt2(f: _Fields) -> dict[str, Any]:
@@ -175,7 +207,7 @@ def _bitnet(f: _Fields) -> dict[str, Any]:
     f.only("attention_bias", False)
     f.ignore("quantization_config")  # says how the file packs the ternary weights, which `load_model` does not read
     return _common(f, tied=False, activation=f.activation("hidden_act", "relu2")) | {
-        "rope_theta": f.theta("rope_theta", 5e5), "sub_norms": True}
+        **f.rope(5e5), "sub_norms": True}
 
 
 #: What GPT-2 and OPT have in common.
@@ -183,7 +215,8 @@ _LEARNED: dict[str, Any] = {"norm": "layer", "mlp": "plain", "qkv_bias": True, "
                             "positions": "learned", "rope_theta": 0.0}
 
 ARCHITECTURES: dict[str, Callable[[_Fields], dict[str, Any]]] = {
-    "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3_text": _gemma3, "gpt2": _gpt2,
+    "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3_text": _gemma3,
+    "gemma3": _gemma3_with_images, "gpt2": _gpt2,
     "opt": _opt, "bitnet": _bitnet,
 }
 

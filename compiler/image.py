@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig, layer_shapes
+from wordline.compiler.architecture import ModelConfig, layer_shapes, rope_frequencies
 from wordline.compiler.model import Model
 from wordline.compiler.places import Sizes
 from wordline.compiler.weights import (
@@ -65,9 +65,9 @@ class Image:
             "embedding", c.vocab * self.embedding_row, lambda: int8_embedding(model, beat), dtype="int8",
             shape=(c.vocab, c.width), layout="float32 scale in the first beat of a row")
         if c.positions == "rope":
-            self.rope_address = self._rope("rope", c.rope_theta)
+            self.rope_address = self._rope("rope", local=False)
             if c.rope_local_theta:
-                self.rope_local_address = self._rope("rope_local", c.rope_local_theta)
+                self.rope_local_address = self._rope("rope_local", local=True)
         else:
             self._positions(context)
         self._layers()
@@ -85,11 +85,9 @@ class Image:
         require(self.map.top < 1 << config.bus.address_bits,
                 f"{c.name} needs {self.map.top} bytes, bus.address_bits = {config.bus.address_bits}")
 
-    def _rope(self, name: str, theta: float) -> int:
+    def _rope(self, name: str, *, local: bool) -> int:
         """Cosines and sines of every position: float32[max_context, head_dim]."""
-        c = self.c
-        frequency = theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
-        angle = np.arange(self.sizes.max_context)[:, None] * frequency
+        angle = np.arange(self.sizes.max_context)[:, None] * rope_frequencies(self.c, local=local)
         table = np.concatenate([np.cos(angle), np.sin(angle)], 1).astype("<f4")
         return self.map.put(name, table, dtype="float32", shape=table.shape)
 

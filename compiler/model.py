@@ -5,10 +5,10 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
+from wordline.compiler.checkpoint import Checkpoint
 from wordline.compiler.config_json import read_config, read_json
 from wordline.compiler.tensors import tensor
 
@@ -66,7 +66,7 @@ def find_model(name: str | Path) -> Path:
 
 
 def load_model(name: str | Path) -> Model:
-    """Read a model folder: config.json, model.safetensors, tokenizer.json.
+    """Read a model folder: config.json, model.safetensors (or its parts and their index), tokenizer.json.
 
     Raises
     ------
@@ -76,29 +76,19 @@ def load_model(name: str | Path) -> Model:
     """
     folder = find_model(name)
     config, kind = read_config(folder), read_json(folder)["model_type"]
-    path = folder / "model.safetensors"
     tensors: dict[str, np.ndarray] = {}
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            names = set(file.keys())
-
-            def read(key: str) -> np.ndarray:
-                if key not in names:
-                    raise KeyError(key)
-                return file.get_tensor(key)
-
-            for key, shape in expected_shapes(config).items():
-                try:
-                    raw = tensor(kind, config, key, read)
-                except KeyError as error:
-                    raise ModelError(f"{path}: tensor {error.args[0]} is missing") from None
-                if raw.shape != shape:
-                    raise ModelError(f"{path}: {key} has shape {raw.shape}, config.json says {shape}")
-                tensors[key] = raw.astype(np.float32)
-                if not np.isfinite(tensors[key]).all():
-                    raise ModelError(f"{path}: {key} holds values that are not finite")
-    except (SafetensorError, OSError, TypeError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+    with Checkpoint(folder) as file:
+        for key, shape in expected_shapes(config).items():
+            try:
+                raw = tensor(kind, config, key, file.read)
+            except KeyError as error:
+                raise ModelError(f"{file.path}: tensor {error.args[0]} is missing") from None
+            if raw.shape != shape or raw.dtype != np.float32:
+                raise ModelError(f"{file.path}: {key} is {raw.dtype} of shape {raw.shape}, config.json says floats of "
+                                 f"{shape}")
+            tensors[key] = np.ascontiguousarray(raw)
+            if not np.isfinite(raw).all():
+                raise ModelError(f"{file.path}: {key} holds values that are not finite")
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the tokenizers library raises plain Exception

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
+from wordline.compiler.activations import SCRATCH
 from wordline.compiler.architecture import ModelConfig
 from wordline.compiler.builder import Parts
 from wordline.compiler.weights import check_accumulator, require, weight_type
 from wordline.pe.datatypes import WeightType
 from wordline.rtl.config import Config
 from wordline.rtl.layout import ceil_div
-
-#: GELU with erf has three vectors at a time.
-_SCRATCH = {"gelu": 3}
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int) -> Places:
         return (first, first + size) if first + 2 * size <= room else (first, first)
 
     # Bank X.
-    work = max(words(c.ffn) * _SCRATCH.get(c.activation, 1), width, length, 2 * rotary, after)
+    work = max(words(c.ffn) * SCRATCH.get(c.activation, 1), width, length, 2 * rotary, after)
     biased = width + work + 2 * rotary
     x_row = biased + words(max(c.qkv if c.qkv_bias or c.qk_norm else 0, hidden if c.mlp_bias else 0))
     # Bank M. The last tile of a head's output may be wider than the head.

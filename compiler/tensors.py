@@ -12,6 +12,7 @@ from wordline.compiler.architecture import ModelConfig, ModelError
 
 #: model_type -> why its weights cannot be read; of the others, they can.
 UNREADABLE = {
+    "gemma3": "its file holds a vision model too, whose names of tensors are not read yet",
     "bitnet": "its weights are ternary, packed in bytes or to be rounded by a rule of their own, which is not read yet",
 }
 

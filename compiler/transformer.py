@@ -4,13 +4,18 @@ Tokens go through the layers `array.rows` at a time while they come from the pro
 to know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
 The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 
-Here is the order of things; `attention.py` has the attention, `blocks.py` norms, biases and activation functions,
-`places.py` the places on the chip, `image.py` those in DRAM, `architecture.py` what a model may be.
+Here is the order of things; `attention.py` has the attention, `blocks.py` norms, biases and residuals, `activations.py`
+the activation functions, `places.py` the places on the chip, `image.py` those in DRAM, `architecture.py` what a model
+may be.
 """
 
+from wordline.compiler.activations import activate
 from wordline.compiler.asm import to_array
 from wordline.compiler.attention import Attention
-from wordline.compiler.blocks import (
+from wordline.compiler.builder import reg
+from wordline.compiler.image import Image
+from wordline.compiler.model import Model
+from wordline.compiler.operands import (
     ABSMAX,
     CONTEXT,
     EOS,
@@ -33,9 +38,6 @@ from wordline.compiler.blocks import (
     VALUE_STEPS,
     Vec,
 )
-from wordline.compiler.builder import reg
-from wordline.compiler.image import Image
-from wordline.compiler.model import Model
 from wordline.compiler.places import check, place
 from wordline.compiler.program import Program
 from wordline.compiler.weights import CompileError, require
@@ -178,10 +180,10 @@ class TransformerCompiler(Attention):
                 up = Vec(SourceA.X, reg(ROW_X, p.biased + c.ffn // self.lanes))
             last = {} if c.sub_norms else ABSMAX
             if c.mlp == "gated":
-                self.activate(gate, p.work, c.ffn, {})
+                activate(b, c.activation, gate, p.work, c.ffn, c.ffn // self.lanes, {})
                 b.vector(len=c.ffn, **work.a, multiply=Factor.B, **up.b, destination=Destination.X, dst=work.at, **last)
             else:
-                self.activate(gate, p.work, c.ffn, last)
+                activate(b, c.activation, gate, p.work, c.ffn, c.ffn // self.lanes, last)
             if c.sub_norms:
                 self.rms_norm(work, work.at, c.ffn, p.sub_gain, {"L": "sub"})
             self.quantise(work, slot=0, length=c.ffn, bits=t.acts)

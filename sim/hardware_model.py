@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from wordline.compiler import blocks
+from wordline.compiler import activations
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
 from wordline.pe.datatypes import WEIGHT_TYPES, act_max
@@ -29,11 +29,11 @@ def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
-    """The passes of `compiler.blocks` for an activation function, on float32."""
+    """The passes of `compiler.activations` for an activation function, on float32."""
     if name == "silu":
         return ref.mul(ref.recip(ref.add(ref.exp2(ref.mul(x, F(-math.log2(math.e)))), F(1))), x)
     if name == "gelu_tanh":
-        power = ref.add(ref.mul(ref.mul(x, x), F(blocks.GELU_CUBIC)), F(blocks.GELU_LINEAR))
+        power = ref.add(ref.mul(ref.mul(x, x), F(activations.GELU_CUBIC)), F(activations.GELU_LINEAR))
         return ref.mul(ref.recip(ref.add(ref.exp2(ref.mul(power, x)), F(1))), x)
     positive = ref.maximum(x, np.zeros((), F))
     if name == "relu":
@@ -41,9 +41,9 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
     if name == "relu2":
         return ref.mul(positive, positive)
     size = ref.maximum(x, -x)
-    t = ref.recip(ref.add(ref.mul(size, F(blocks.ERF_P)), F(1)))
-    y = np.full_like(t, blocks.ERF_A[4])
-    for a in reversed(blocks.ERF_A[:4]):
+    t = ref.recip(ref.add(ref.mul(size, F(activations.ERF_P)), F(1)))
+    y = np.full_like(t, activations.ERF_A[4])
+    for a in reversed(activations.ERF_A[:4]):
         y = ref.add(ref.mul(y, t), F(a))
     y = ref.mul(ref.mul(y, t), size)
     y = ref.mul(y, ref.exp2(ref.mul(ref.mul(size, size), F(-0.5 * math.log2(math.e)))))

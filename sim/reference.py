@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig
+from wordline.compiler.architecture import ModelConfig, rope_frequencies
 from wordline.compiler.model import Model
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -25,8 +25,8 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 
 def rope_angles(c: ModelConfig, layer: int, n: int) -> np.ndarray:
     """float64[n, head_dim / 2]: the angles of RoPE in a layer, of positions 0 to n - 1."""
-    theta = c.rope_local_theta if layer in c.local_layers else c.rope_theta
-    return np.arange(n)[:, None] * theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+    local = bool(c.rope_local_theta) and layer in c.local_layers
+    return np.arange(n)[:, None] * rope_frequencies(c, local=local)
 
 
 class _Reference:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
+from wordline.compiler.architecture import (
+    ModelConfig,
+    ModelError,
+    expected_shapes,
+    rope_frequencies,
+)
 from wordline.compiler.config_json import ARCHITECTURES, read_config
 from wordline.compiler.model import find_model, load_model
 from wordline.compiler.shapes import SHAPES, load_shape
@@ -74,7 +79,20 @@ def test_published_fields_give_the_preset(name, tmp_path):
 
 
 def test_every_architecture_is_tried():
-    assert {fields["model_type"] for fields in PUBLISHED.values()} == set(ARCHITECTURES)
+    assert {fields["model_type"] for fields in PUBLISHED.values()} | {"gemma3"} == set(ARCHITECTURES)
+
+
+def test_the_text_model_of_a_multimodal_gemma(tmp_path):
+    """google/gemma-3-4b-it: 3.88 B parameters without the vision model."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+    fields: dict[str, object] = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152},
+                                 "mm_tokens_per_image": 256}
+    config = read_config(write(tmp_path, fields))
+    assert config.parameters == pytest.approx(3.88e9, rel=0.01)
+    assert (config.rope_factor, config.rope_bands, config.sliding_window, config.heads) == (8.0, (), 1024, 8)
+    with pytest.raises(ModelError, match="field 'num_experts' is not understood"):
+        read_config(write(tmp_path, fields | {"text_config": text | {"num_experts": 4}}))
 
 
 def test_transformers_5_keeps_rope_in_rope_parameters(tmp_path):
@@ -88,12 +106,27 @@ def test_transformers_5_keeps_rope_in_rope_parameters(tmp_path):
     assert (config.rope_theta, config.rope_local_theta) == (2e6, 3e4)
 
 
+def test_rope_scaling(tmp_path):
+    """meta-llama/Llama-3.2-1B."""
+    scaling = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+               "original_max_position_embeddings": 8192}
+    config = read_config(write(tmp_path, _LLAMA | {"rope_scaling": scaling}))
+    assert (config.rope_factor, config.rope_bands) == (32.0, (1.0, 4.0, 8192.0))
+    frequencies, plain = rope_frequencies(config), rope_frequencies(replace(config, rope_factor=1.0))
+    turns = 8192 * plain / (2 * np.pi)
+    assert np.allclose(frequencies[turns > 4], plain[turns > 4])
+    assert np.allclose(frequencies[turns < 1], plain[turns < 1] / 32)
+    assert (np.diff(frequencies) < 0).all()
+    linear = read_config(write(tmp_path, _LLAMA | {"rope_scaling": {"type": "linear", "factor": 4}}))
+    assert np.allclose(rope_frequencies(linear), plain / 4)
+
+
 @pytest.mark.parametrize(("name", "change", "message"), [
     ("llama-3-8b", {"model_type": "mamba"}, "model_type is 'mamba'; supported: llama, mistral"),
     ("llama-3-8b", {"hidden_act": "tanh"}, "hidden_act = 'tanh' is not supported"),
-    ("llama-3-8b", {"rope_scaling": {"type": "yarn"}}, "rope_scaling = .* is not supported, only None"),
-    ("llama-3-8b", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
-     "rope_parameters = .* is not supported"),
+    ("llama-3-8b", {"rope_scaling": {"type": "yarn"}}, "rope_scaling = .* is not supported, only RoPE"),
+    ("llama-3-8b", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing in rope"),
+    ("llama-3-8b", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "is not supported, only RoPE of whole heads"),
     ("llama-3-8b", {"num_experts": 8}, "field 'num_experts' is not understood"),
     ("llama-3-8b", {"hidden_size": ...}, "hidden_size is missing"),
     ("llama-3-8b", {"num_key_value_heads": 5}, "cannot share 5 key-value heads"),
@@ -172,6 +205,46 @@ def test_opt_weights_have_their_own_names(tmp_path):
         theirs[name] = x
     model = load_model(_checkpoint(tmp_path, fields, theirs))
     assert all(np.array_equal(model.tensors[name], ours[name]) for name in ours)
+
+
+def test_bfloat16_in_several_files(tmp_path):
+    fields: dict[str, object] = {
+        "model_type": "qwen2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "vocab_size": 512, "max_position_embeddings": 16, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True}
+    ours = _random(read_config(write(tmp_path, fields)))
+    halves = {name: (x.view(np.uint32) >> 16).astype("<u2") for name, x in ours.items()}
+    index = {}
+    for number, names in enumerate(np.array_split(list(halves), 2)):
+        header, data = {}, b""
+        for name in names:
+            header[str(name)] = {"dtype": "BF16", "shape": halves[name].shape,
+                                 "data_offsets": [len(data), len(data) + halves[name].nbytes]}
+            data += halves[name].tobytes()
+            index[str(name)] = f"part{number}.safetensors"
+        text = json.dumps(header).encode()
+        (tmp_path / f"part{number}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "tokenizer.json").write_bytes((find_model("austen") / "tokenizer.json").read_bytes())
+    model = load_model(tmp_path)
+    for name, x in ours.items():
+        assert np.array_equal(model.tensors[name].view(np.uint32), x.view(np.uint32) & 0xFFFF0000), name
+    (tmp_path / "part1.safetensors").unlink()
+    with pytest.raises(ModelError, match="part1.safetensors: cannot be read"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="index.json: cannot be read"):
+        load_model(tmp_path)
+
+
+def test_integers_are_no_weights(tmp_path):
+    folder = find_model("austen")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    save_file({name: np.zeros(x.shape, np.uint8) for name, x in load_model(folder).tensors.items()},
+              tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="is uint8 of shape"):
+        load_model(tmp_path)
 
 
 def test_bitnet_is_a_shape_only(tmp_path):

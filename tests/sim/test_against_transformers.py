@@ -25,6 +25,10 @@ _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "vocab
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("LlamaConfig", _LLAMA),
     "llama-biased": ("LlamaConfig", _LLAMA | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}),
+    "llama-3.1": ("LlamaConfig", _LLAMA | {"rope_theta": 100.0, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 24}}),
+    "linear": ("LlamaConfig", _LLAMA | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "mistral": ("MistralConfig", _LLAMA | {"sliding_window": CONTEXT}),
     "qwen2": ("Qwen2Config", _LLAMA | {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", _LLAMA | {"head_dim": 32}),

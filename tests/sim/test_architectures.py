@@ -32,11 +32,12 @@ _LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, 
 MODELS = {c.name: c for c in (
     LLAMA,
     replace(LLAMA, name="llama-biased", qkv_bias=True, o_bias=True, mlp_bias=True),
+    replace(LLAMA, name="llama-3.1", rope_theta=1e2, rope_factor=8.0, rope_bands=(1.0, 4.0, 12.0)),
     replace(LLAMA, name="mistral", sliding_window=32),
     replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
     replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
     replace(LLAMA, name="gemma3", norm_offset=1.0, activation="gelu_tanh", qk_norm=True, post_norms=True, kv_heads=1,
-            embedding_scale=8.0, attention_scale=0.25, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
+            embedding_scale=8.0, attention_scale=0.12, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
             local_layers=(0,), sliding_window=32, tied=True),
     replace(_LEARNED, name="gpt2", activation="gelu_tanh"),
     replace(_LEARNED, name="gpt2-erf", activation="gelu"),
@@ -47,6 +48,7 @@ MODELS = {c.name: c for c in (
 # A feature, and the model's configuration as it would be without it.
 WITHOUT: list[tuple[str, dict[str, object]]] = [
     ("llama", {"rope_theta": 1e2}), ("llama", {"activation": "relu"}),
+    ("llama-3.1", {"rope_factor": 1.0}), ("llama-3.1", {"rope_bands": ()}),
     ("llama-biased", {"qkv_bias": False}), ("llama-biased", {"o_bias": False}), ("llama-biased", {"mlp_bias": False}),
     ("qwen2", {"qkv_bias": False}), ("qwen3", {"qk_norm": False}),
     ("gemma3", {"norm_offset": 0.0}), ("gemma3", {"activation": "silu"}), ("gemma3", {"qk_norm": False}),
