@@ -22,6 +22,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/rates.py
 	$(BIN)/python benchmarks/dram.py
+	$(BIN)/python benchmarks/bandwidth.py
 
 clean:
 	rm -rf .venv build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

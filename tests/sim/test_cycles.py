@@ -50,6 +50,19 @@ def test_a_compiled_transformer_takes_the_same_cycles(machines, hardware, kind):
         assert (ours.dram.commands["RD"] > 0) == (kind != "fixed")
 
 
+@pytest.mark.slow
+def test_64_tokens_of_the_embedded_model_take_the_same_cycles(machines):
+    config = load_config("bitmod", ["dram.kind=lpddr4-3200"])
+    model = load_model("austen")
+    program = compile_model(model, config)
+    generator = Generator(model, program, model.tokenizer.encode("It was a truth").ids, 64)
+    memory = verify.functional_memory(program, config, generator.arguments)
+    ours = cycles.run(program, config, generator.arguments, memory=memory, record=True)
+    theirs = machines[config].run(program, generator.arguments, record=True)
+    assert verify.compare(ours, theirs) == ""
+    assert len(ours.events) > 100_000
+
+
 def test_a_wrong_latency_is_found_and_the_case_made_small(machines, monkeypatch):
     monkeypatch.setattr(cycles, "DRAIN_LATENCY", cycles.DRAIN_LATENCY + 1)
     hardware = next(iter(verify.HARDWARE))
