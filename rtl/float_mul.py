@@ -10,8 +10,8 @@ from wordline.rtl.float_parts import INFINITY, NAN, delay, round_pack, unpack
 class FloatMul(wiring.Component):
     """``o = a * b`` in float32 as `rtl.float_ref.mul` says, a new pair every cycle.
 
-    Latency 4: operands, two partial products, their sum, round. Nothing flushes the significand of a
-    subnormal: the result is then a zero or NaN whatever the product is.
+    Latency 4: operands as they come (block RAM is late), two partial products, their sum, round. Nothing
+    flushes the significand of a subnormal: the result is then a zero or NaN whatever the product is.
     """
 
     latency = 4
@@ -22,13 +22,15 @@ class FloatMul(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        a, b = unpack(self.a), unpack(self.b)
+        held_a, held_b = Signal(32), Signal(32)
+        m.d.sync += [held_a.eq(self.a), held_b.eq(self.b)]
+        a, b = unpack(held_a), unpack(held_b)
         significand_a, significand_b = Signal(24), Signal(24)
+        m.d.comb += [significand_a.eq(Cat(held_a[:23], Const(1, 1))),
+                     significand_b.eq(Cat(held_b[:23], Const(1, 1)))]
         exponent = Signal(signed(10))
         sign, is_nan, is_inf, is_zero = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
-            significand_a.eq(Cat(self.a[:23], Const(1, 1))),
-            significand_b.eq(Cat(self.b[:23], Const(1, 1))),
             exponent.eq(a.exponent + b.exponent - 127),
             sign.eq(a.sign ^ b.sign),
             is_nan.eq(a.is_nan | b.is_nan | (a.is_inf & b.is_zero) | (a.is_zero & b.is_inf)),
@@ -42,8 +44,7 @@ class FloatMul(wiring.Component):
             lower.eq(significand_a * significand_b[:17]), upper.eq(significand_a * significand_b[17:]),
             settled.eq(lower + (upper << 17)),
         ]
-        sign, is_nan, is_inf, is_zero = (delay(m, s, 2, s.name) for s in (sign, is_nan, is_inf, is_zero))
-        exponent = delay(m, exponent, 1, "exponent")
+        sign, is_nan, is_inf, is_zero = (delay(m, s, 1, s.name) for s in (sign, is_nan, is_inf, is_zero))
         exponents = Signal(signed(10)), Signal(signed(11))
         m.d.sync += [exponents[0].eq(exponent), exponents[1].eq(exponent + 1)]
 
