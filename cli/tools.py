@@ -79,6 +79,7 @@ def synth(
     config: ConfigArgument,
     target: Annotated[Literal["ecp5", "xilinx"], typer.Option(help="Cells to map to.")] = "ecp5",
     route: Annotated[bool, typer.Option(help="ECP5: place and route with nextpnr for the clock (minutes).")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of place and route.")] = 1,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -98,7 +99,7 @@ def synth(
             if route and target == "ecp5":
                 nextpnr = toolchain.nextpnr_ecp5()
                 result = fpga_synth.place_and_route(
-                    cfg, run_yosys, lambda args, cwd: nextpnr.run(args, cwd=cwd), Path(folder))
+                    cfg, run_yosys, lambda args, cwd: nextpnr.run(args, cwd=cwd), Path(folder), seed=seed)
             else:
                 result = fpga_synth.synthesise(cfg, target, run_yosys, Path(folder))
         if json_:

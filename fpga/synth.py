@@ -18,16 +18,20 @@ from wordline.rtl.config import Config
 ECP5_85F = {"LUT4": 83640, "FF": 83640, "DSP": 156, "EBR": 208}
 
 _CELLS = {
-    "ecp5": {"LUT4": {"LUT4": 1, "PFUMX": 0, "L6MUX21": 0, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "FF": {"TRELLIS_FF": 1},
+    "ecp5": {"LUT4": {"LUT4": 1, "PFUMX": 0, "L6MUX21": 0, "CCU2C": 2, "TRELLIS_DPR16X4": 6}, "FF": {"TRELLIS_FF": 1},
              "DSP": {"MULT18X18D": 1}, "EBR": {"DP16KD": 1, "PDPW16KD": 1}},
     "xilinx": {"LUT": {f"LUT{i}": 1 for i in range(1, 7)} | {"RAM32M": 4, "RAM32X1D": 2, "RAM64M": 4,
+                                                            "RAM64X1D": 2, "RAM32M16": 8, "RAM64M8": 8,
                                                             "SRL16E": 1, "SRLC32E": 1},
                "FF": {name: 1 for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
                "DSP": {"DSP48E1": 1, "DSP48E2": 1},
                "BRAM36": {"RAMB36E1": 1, "RAMB36E2": 1, "RAMB18E1": 0.5, "RAMB18E2": 0.5},
                "URAM": {"URAM288": 1}},
 }
-_COMMANDS = {"ecp5": "synth_ecp5 -top {top} -json {json}",
+# A write to the address that is read in the same cycle: either nobody uses what was read (FIFOs, banks between
+# semaphores), or the instruction set forbids it (a destination may not overlap a source but exactly). Block RAM
+# of the ECP5 leaves it open, and to settle it Yosys would put a register and a multiplexer around every bank.
+_COMMANDS = {"ecp5": "synth_ecp5 -no-rw-check -top {top} -json {json}",
              "xilinx": "synth_xilinx -family xcup -top {top} -flatten"}
 
 Run = Callable[[list[str], Path], str]
@@ -100,10 +104,11 @@ def place_and_route(config: Config, yosys: Run, nextpnr: Run, folder: Path, *, s
     resources = synthesise(config, "ecp5", yosys, folder)
     (folder / "wrapper.v").write_text(wrapper((folder / "accelerator.v").read_text()))
     yosys(["-q", "-p", "read_verilog accelerator.v column.v wrapper.v; "
-           "synth_ecp5 -top wrapper -json wrapper.json"], folder)
+           + _COMMANDS["ecp5"].format(top="wrapper", json="wrapper.json")], folder)
     nextpnr(["--85k", "--package", "CABGA381", "--speed", "6", "--json", "wrapper.json",
              "--lpf-allow-unconstrained", "--freq", str(config.clock_mhz), "--seed", str(seed),
-             "--timing-allow-fail", "--report", "report.json"], folder)
+             # The default router rips up without end where the float units crowd; this one negotiates.
+             "--router", "router2", "--timing-allow-fail", "--report", "report.json"], folder)
     report = json.loads((folder / "report.json").read_text())
     clock = max(report["fmax"].values(), key=lambda c: c["constraint"])
     path = [str(step.get("to", {}).get("cell", "")) for p in report["critical_paths"][:1] for step in p["path"]]

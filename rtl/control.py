@@ -35,10 +35,14 @@ class Control(wiring.Component):
         cycles = Signal(64)
         busy = [Signal(32, name=f"busy_{i}") for i in range(UNITS)]
         ended = [Signal(32, name=f"ended_{i}") for i in range(UNITS)]
+        # The counters lag by a cycle: what they count comes from far away.
+        was_busy, was_ended = Signal(UNITS), Signal(UNITS)
+        during = self.running.replicate(UNITS)
+        m.d.sync += [was_busy.eq(self.busy & during), was_ended.eq(self.ended & during)]
         with m.If(self.running):
             m.d.sync += cycles.eq(cycles + 1)
-            for i in range(UNITS):
-                m.d.sync += [busy[i].eq(busy[i] + self.busy[i]), ended[i].eq(ended[i] + self.ended[i])]
+        for i in range(UNITS):
+            m.d.sync += [busy[i].eq(busy[i] + was_busy[i]), ended[i].eq(ended[i] + was_ended[i])]
 
         # Writes: address and data are taken together.
         write = Signal()

@@ -70,11 +70,12 @@ class Accelerator(wiring.Component):
             m.d.comb += getattr(dispatch, name).eq(getattr(sequencer, name))
         m.d.comb += [
             sequencer.control_granted.eq(dispatch.control_granted), sequencer.idle.eq(dispatch.idle),
-            sequencer.overflow.eq(dispatch.overflow), sequencer.load_ended.eq(dispatch.ended[Unit.LOAD]),
+            sequencer.load_ended.eq(dispatch.ended[Unit.LOAD]),
             control.busy.eq(dispatch.busy), control.ended.eq(dispatch.ended),
             self.irq.eq(sequencer.finished), self.trace_start.eq(dispatch.started),
             self.trace_done.eq(dispatch.ended), self.trace_pc.eq(sequencer.pc),
         ]
+        m.d.sync += sequencer.overflow.eq(dispatch.overflow)  # long before END is done
         units = [load, stream, matmul, vector, store]
         for port, unit in zip(dispatch.units, units, strict=True):
             m.d.comb += [

@@ -11,7 +11,7 @@ from wordline.rtl.isa import IntBits
 class FloatToInt(wiring.Component):
     """Round to nearest even and saturate to a symmetric integer of 4, 8 or 16 bits.
 
-    As `rtl.float_ref.float_to_int` says; NaN gives 0. Latency 2.
+    As `rtl.float_ref.float_to_int` says; NaN gives 0. Latency 3: distance, shift, round.
 
     Members
     -------
@@ -20,7 +20,7 @@ class FloatToInt(wiring.Component):
     o : Out(signed(16))
     """
 
-    latency = 2
+    latency = 3
 
     a: In(32)
     bits: In(IntBits)
@@ -28,16 +28,15 @@ class FloatToInt(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        held, places = Signal(32), Signal(range(42))
         a = unpack(self.a)
+        # exponent 142 (2^15) leaves the significand's top bit at bit 17.
+        m.d.sync += [held.eq(self.a), places.eq(Mux(a.exponent < 142 - 24, 25, 142 - a.exponent))]
+        a = unpack(held)
         # Fixed point with 15 integer bits, a round bit and a sticky bit. Above 2^15 it saturates anyway.
         fixed, sign, large = Signal(18), Signal(), Signal()
         wide = Signal(41)
-        places = Signal(range(42))
-        m.d.comb += [
-            # exponent 142 (2^15) leaves the significand's top bit at bit 17.
-            places.eq(Mux(a.exponent < 142 - 24, 25, 142 - a.exponent)),
-            wide.eq(Cat(Const(0, 17), a.significand) >> places),
-        ]
+        m.d.comb += wide.eq(Cat(Const(0, 17), a.significand) >> places)
         m.d.sync += [
             fixed.eq(Cat(wide[:24].any(), wide[24:])),
             sign.eq(a.sign),

@@ -38,19 +38,34 @@ def delay(m: Module, value: Value, cycles: int, name: str = "delayed") -> Value:
 
 
 def normalise(m: Module, value: Value, name: str = "normal") -> tuple[Value, Value]:
-    """`value` shifted left until its top bit is set, and by how much; zero stays zero."""
+    """`value` shifted left until its top bit is set, and by how much; zero stays zero.
+
+    The zeros are counted by a tree, so that a shift need not wait for the one before it.
+    """
     width = len(value)
-    shifts = []
-    step = 1 << (width - 1).bit_length() - 1
-    while step:
-        clear = Signal(name=f"{name}_by{step}")
-        shifted = Signal(width, name=f"{name}_after{step}")
-        m.d.comb += [clear.eq(value[width - step :] == 0),
-                     shifted.eq(Mux(clear, value << step, value))]
-        shifts.insert(0, clear)
+    count = leading_zeros(m, value, name)
+    for i in reversed(range(len(count))):
+        shifted = Signal(width, name=f"{name}_after{1 << i}")
+        m.d.comb += shifted.eq(Mux(count[i], value << (1 << i), value))
         value = shifted
-        step //= 2
-    return value, Cat(shifts)
+    return value, count
+
+
+def leading_zeros(m: Module, value: Value, name: str) -> Value:
+    """How many bits above the highest one that is set; meaningless for zero."""
+    levels = (len(value) - 1).bit_length()
+    # Per block of 2^k bits, from the top: whether it holds no one, and how many zeros lead it.
+    bits = list(reversed(list(Cat(Const(0, (1 << levels) - len(value)), value))))
+    blocks: list[tuple[Value, list[Value]]] = [(~bit, []) for bit in bits]
+    for level in range(levels):
+        merged = []
+        for i, ((high, ours), (low, theirs)) in enumerate(zip(blocks[::2], blocks[1::2], strict=True)):
+            empty = Signal(name=f"{name}_empty{1 << level}_{i}")
+            count = Signal(level + 1, name=f"{name}_count{1 << level}_{i}")
+            m.d.comb += [empty.eq(high & low), count.eq(Cat(Mux(high, Cat(theirs), Cat(ours)), high))]
+            merged.append((empty, list(count)))
+        blocks = merged
+    return Cat(blocks[0][1])
 
 
 def shift_right_sticky(m: Module, value: Value, amount: Value, name: str = "align") -> Value:
@@ -73,16 +88,16 @@ def round_pack(m: Module, sign: Value, exponent: Value, significand: Value, *, g
     """
     kept = significand[guard:]
     up = significand[guard - 1] & (significand[: guard - 1].any() | kept[0])
-    rounded = Signal(25, name=f"{name}_significand")
-    final = Signal(len(exponent) + 1, name=f"{name}_exponent")
+    rounded = Signal(31, name=f"{name}_magnitude")
     result = Signal(32, name=name)
+    # One addition for both fields: a carry out of the mantissa leaves it zero, and next to exponent 254
+    # that is how infinity is written.
     m.d.comb += [
-        rounded.eq(kept + up),
-        final.eq((exponent + rounded[24])[: len(final)]),
-        result.eq(Cat(rounded[:23], final[:8], sign)),
+        rounded.eq(Cat(kept[:23], exponent[:8]) + up),
+        result.eq(Cat(rounded, sign)),
     ]
     with m.If(exponent < 1):
         m.d.comb += result.eq(Cat(Const(0, 31), sign))
-    with m.Elif(exponent + rounded[24] > 254):
+    with m.Elif(exponent > 254):
         m.d.comb += result.eq(Cat(Const(INFINITY, 31), sign))
     return result

@@ -186,7 +186,8 @@ class MatmulUnit(wiring.Component):
 
         # --- Steps: gearbox -> offer register (with the activations that the buffer answers) -> columns.
         load, offered, taken = Signal(), Signal(), Signal()
-        step, held_step = Signal(16), Signal(16)
+        step = Signal(16)
+        act, held_act = Signal(16), Signal(16)  # where the step's activations lie
         group, held_group, in_group = Signal(16), Signal(16), Signal(16)
         group_last, tile_last = Signal(), Signal()  # of the offered step
         issue_parity, held_parity = Signal(), Signal()
@@ -215,7 +216,7 @@ class MatmulUnit(wiring.Component):
             last_in_tile.eq(step == steps - 1),
             last_in_group.eq((in_group == group_steps - 1) | last_in_tile),
             load.eq(steps_valid & (~offered | taken)), step_ready.eq(~offered | taken),
-            self.act.addr.eq(instruction.act.imm + Mux(load, step, held_step)),
+            self.act.addr.eq(Mux(load, act, held_act)),
         ]
         with m.If(taken):
             m.d.sync += offered.eq(0)
@@ -223,7 +224,8 @@ class MatmulUnit(wiring.Component):
             m.d.sync += [
                 offered.eq(1), group_last.eq(last_in_group), tile_last.eq(last_in_tile),
                 codes.eq(ordered),
-                held_step.eq(step), held_group.eq(group), held_parity.eq(issue_parity),
+                held_act.eq(act), act.eq(Mux(last_in_tile, instruction.act.imm, act + 1)),
+                held_group.eq(group), held_parity.eq(issue_parity),
                 step.eq(Mux(last_in_tile, 0, step + 1)),
                 in_group.eq(Mux(last_in_group, 0, in_group + 1)),
                 group.eq(Mux(last_in_tile, 0, group + last_in_group)),
@@ -302,6 +304,7 @@ class MatmulUnit(wiring.Component):
             m.d.sync += [out.eq(out + cols // config.vector.lanes), channel_parity.eq(~channel_parity)]
         with m.If(self.port.instruction.valid & self.port.instruction.ready):
             m.d.sync += [
+                act.eq(self.port.instruction.payload.act.imm),
                 out.eq(self.port.instruction.payload.out.imm), channel_parity.eq(0), issued_tiles.eq(0),
                 done_tiles.eq(0), issue_parity.eq(0), result_parity.eq(0),
             ]

@@ -86,7 +86,13 @@ class Sequencer(wiring.Component):
 
         # Every operand reads its register at once; the memory has a copy for each.
         m.submodules.registers = registers = Memory(shape=REGISTER_BITS, depth=REGISTERS, init=[])
-        put = registers.write_port()
+        write_register, put = registers.write_port(), Signal(data.StructLayout({
+            "addr": range(REGISTERS), "data": REGISTER_BITS, "en": 1}))
+        # A register between: nobody reads what was written before three cycles have passed.
+        late = Signal.like(put)
+        m.d.sync += late.eq(put)
+        m.d.comb += [write_register.addr.eq(late.addr), write_register.data.eq(late.data),
+                     write_register.en.eq(late.en)]
 
         def register(number: Value) -> Value:
             port = registers.read_port(domain="comb")

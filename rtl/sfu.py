@@ -108,17 +108,23 @@ class SpecialFunction(wiring.Component):
         y = Signal(C0_BITS)
         m.d.sync += y.eq(delay(m, c0, 3, "c0") + (product1 >> 16))
 
+        # Everything about the exponent but the carry that y brings is settled a cycle before y.
         exponent, sign, is_nan, is_inf, is_zero = (
-            delay(m, s, 5, s.name) for s in (exponent, sign, is_nan, is_inf, is_zero))
-        final = Signal(signed(12))
-        m.d.comb += final.eq(exponent + y[24])
+            delay(m, s, 4, s.name) for s in (exponent, sign, is_nan, is_inf, is_zero))
+        huge, tiny, lowest = Signal(), Signal(), Signal()
+        m.d.sync += [
+            huge.eq(is_inf | (~is_zero & (exponent >= 255))),
+            tiny.eq(is_zero | (exponent < 0)), lowest.eq(exponent == 0),
+        ]
+        final, sign, is_nan = (delay(m, s, 1, f"{name}_late") for s, name in (
+            (exponent[:8], "exponent"), (sign, "sign"), (is_nan, "is_nan")))
         with m.If(is_nan):
             m.d.sync += self.o.eq(NAN)
-        with m.Elif(is_inf | (~is_zero & (final >= 255))):
+        with m.Elif(huge):
             m.d.sync += self.o.eq(Cat(Const(INFINITY, 31), sign))
-        with m.Elif(is_zero | (final <= 0)):
+        with m.Elif(tiny | (lowest & ~y[24])):
             m.d.sync += self.o.eq(Cat(Const(0, 31), sign))
         with m.Else():
-            # A y short of 2^23, or 2^24 itself, is a power of two.
-            m.d.sync += self.o.eq(Cat(Mux(y[23], y[:23], 0), final[:8], sign))
+            # A y short of 2^23, or 2^24 itself, is a power of two; 2^24 next to exponent 254 is infinity.
+            m.d.sync += self.o.eq(Cat(Mux(y[23], y[:23], 0), (final + y[24])[:8], sign))
         return m

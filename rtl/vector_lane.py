@@ -26,6 +26,11 @@ def order_key(bits):
     return Cat(bits[:31] ^ bits[31].replicate(31), ~bits[31])
 
 
+def from_order_key(key):
+    """The float of an `order_key`."""
+    return Cat(key[:31] ^ (~key[31]).replicate(31), ~key[31])
+
+
 class VectorLane(wiring.Component):
     """``o = function(join(a * f, c))``; the controls are constant while elements are in flight.
 
@@ -81,14 +86,15 @@ class VectorLane(wiring.Component):
             m.d.comb += larger.eq(NAN)
         kept = Mux(self.add == Factor.NONE, p, larger)
         late = delay(m, kept, adder.latency, "kept")
-        total = Signal(32)
-        m.d.sync += total.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
+        joined, total = Signal(32), Signal(32)
+        m.d.comb += joined.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
+        m.d.sync += total.eq(joined)
 
         m.d.comb += [sfu.a.eq(total), sfu.function.eq(self.function),
-                     to_int.a.eq(total), to_int.bits.eq(self.bits)]
+                     to_int.a.eq(joined), to_int.bits.eq(self.bits)]
         early = Mux(self.function == Function.INT, Cat(to_int.o, to_int.o[15].replicate(16)),
-                    delay(m, total, to_int.latency, "total"))
-        plain = delay(m, early, sfu.latency - to_int.latency, "early")
+                    delay(m, total, to_int.latency - 1, "total"))
+        plain = delay(m, early, sfu.latency - (to_int.latency - 1), "early")
         special = ((self.function == Function.EXP2) | (self.function == Function.RECIP)
                    | (self.function == Function.RSQRT))
         m.d.comb += self.o.eq(Mux(special, sfu.o, plain))

@@ -10,7 +10,7 @@ from wordline.rtl.float_add import FloatAdd
 from wordline.rtl.float_parts import delay
 from wordline.rtl.float_ref import SUM_WIDTH
 from wordline.rtl.isa import Reduction
-from wordline.rtl.vector_lane import flushed, is_nan, order_key
+from wordline.rtl.vector_lane import flushed, from_order_key, is_nan, order_key
 
 MINUS_ZERO = 0x80000000
 #: Cycles from the read of two operands to their sum: a register, the adder.
@@ -25,9 +25,10 @@ class VectorReduce(wiring.Component):
     changes no partial sum. Halves that nothing was added to are skipped: they hold +0, and the other half has
     seen one addition to +0 at most, so it is not -0, and adding +0 to it changes nothing.
 
-    MAX, ABSMAX, ARGMAX: a running best per lane; at the end lane 0 takes on one lane after the other.
+    MAX, ABSMAX, ARGMAX: a running best per lane, as its `order_key`; at the end lane 0 takes on one lane
+    after the other.
 
-    `finish` comes when no word is under way in front of this unit; `finished` follows after
+    A word is registered first. `finish` comes at least a cycle after the last one; `finished` follows after
     `reduce_cycles` cycles.
 
     Members
@@ -58,6 +59,9 @@ class VectorReduce(wiring.Component):
         m = Module()
         lanes, words = self.lanes, self.words
         levels = exact_log2(lanes)
+        valid, mask, base = delay(m, self.valid, 1, "valid"), delay(m, self.mask, 1, "mask"), Signal(32)
+        word = [delay(m, self.word[i], 1, f"word_{i}") for i in range(lanes)]
+        m.d.sync += base.eq(self.base)
 
         # Two copies of the partial sums, so that a fold reads two words at once.
         m.submodules.low = low = Memory(shape=32 * lanes, depth=words, init=[])
@@ -75,7 +79,7 @@ class VectorReduce(wiring.Component):
         m.d.comb += [
             read_low.addr.eq(Mux(folding, step, slot)),
             read_high.addr.eq(step + half),
-            accept.eq(self.valid & (self.kind == Reduction.SUM)),
+            accept.eq(valid & (self.kind == Reduction.SUM)),
             issue.eq(Mux(folding, ~across, accept)),
         ]
         with m.If(full | (folding & (slot != 0))):
@@ -88,7 +92,7 @@ class VectorReduce(wiring.Component):
             # Registers, since an adder begins with a comparison.
             a, b = Signal(32, name=f"a_{i}"), Signal(32, name=f"b_{i}")
             m.d.sync += [
-                a.eq(first.word_select(i, 32)), b.eq(Mux(self.mask[i], self.word[i], MINUS_ZERO))]
+                a.eq(first.word_select(i, 32)), b.eq(Mux(mask[i], word[i], MINUS_ZERO))]
             with m.If(folding):
                 m.d.sync += b.eq(second.word_select(i, 32))
             with m.If(across):
@@ -114,13 +118,15 @@ class VectorReduce(wiring.Component):
         for i in range(lanes):
             element = flushed(self.word[i])
             element = Mux(self.kind == Reduction.ABSMAX, Cat(element[:31], Const(0, 1)), element)
-            better = order_key(element) > order_key(best[i])
-            with m.If(self.valid & self.mask[i] & better & ~is_nan(self.word[i])):
-                m.d.sync += [best[i].eq(element), place[i].eq(self.base + i)]
+            key, counts = Signal(32, name=f"key_{i}"), Signal(name=f"counts_{i}")
+            m.d.sync += [key.eq(order_key(element)),
+                         counts.eq(self.valid & self.mask[i] & ~is_nan(self.word[i]))]
+            with m.If(counts & (key > best[i])):
+                m.d.sync += [best[i].eq(key), place[i].eq(base + i)]
 
         with m.If(self.start):
             m.d.sync += [slot.eq(0), full.eq(0)]
-            m.d.sync += [b.eq(self.init_value) for b in best] + [p.eq(self.init_index) for p in place]
+            m.d.sync += [b.eq(order_key(self.init_value)) for b in best] + [p.eq(self.init_index) for p in place]
 
         countdown, lane = Signal(range(ADD + 1)), Signal(range(lanes))
         with m.FSM():
@@ -161,8 +167,7 @@ class VectorReduce(wiring.Component):
                         m.next = "DONE"
             with m.State("COMPARE"):
                 # Lane 0 against lane 1, which the others follow; the lower index wins a tie.
-                ours, theirs = order_key(best[0]), order_key(best[1])
-                with m.If((theirs > ours) | ((theirs == ours) & (place[1] < place[0]))):
+                with m.If((best[1] > best[0]) | ((best[1] == best[0]) & (place[1] < place[0]))):
                     m.d.sync += [best[0].eq(best[1]), place[0].eq(place[1])]
                 for values in (best, place):
                     m.d.sync += [to.eq(of) for to, of in zip(values[1:], values[2:], strict=False)]
@@ -170,7 +175,7 @@ class VectorReduce(wiring.Component):
                 with m.If(lane == lanes - 1):
                     m.next = "BEST"
             with m.State("BEST"):
-                m.d.sync += [self.value.eq(best[0]), self.index.eq(place[0])]
+                m.d.sync += [self.value.eq(from_order_key(best[0])), self.index.eq(place[0])]
                 m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.finished.eq(1)

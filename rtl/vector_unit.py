@@ -237,10 +237,10 @@ class VectorUnit(wiring.Component):
         m.d.sync += [
             out.eq(Cat(Mux(mask[i], r, 0) for i, r in enumerate(results))),
             out_valid.eq(valid), out_address.eq(address),
-            reduce.valid.eq(valid), reduce.mask.eq(mask), reduce.base.eq(index),
         ]
-        m.d.sync += [reduce.word[i].eq(r) for i, r in enumerate(results)]
+        m.d.comb += [reduce.word[i].eq(r) for i, r in enumerate(results)]
         m.d.comb += [
+            reduce.valid.eq(valid), reduce.mask.eq(mask), reduce.base.eq(index),
             reduce.kind.eq(instruction.reduction),
             reduce.init_value.eq(init_value), reduce.init_index.eq(init_index),
         ]
