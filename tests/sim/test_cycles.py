@@ -1,6 +1,7 @@
 """The cycle model against the Verilated RTL: every instruction's first and last cycle, every counter."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from wordline.compiler.asm import assemble
 from wordline.compiler.model import load_model
 from wordline.compiler.transformer import compile_model
+from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import load_config
 from wordline.rtl.isa import Unit
-from wordline.sim import cycles, verify
+from wordline.sim import cycles, dram, verify
 from wordline.sim.generate import Generator
 
 CASES = 60
@@ -61,6 +63,34 @@ def test_64_tokens_of_the_embedded_model_take_the_same_cycles(machines):
     theirs = machines[config].run(program, generator.arguments, record=True)
     assert verify.compare(ours, theirs) == ""
     assert len(ours.events) > 50_000
+
+
+class LatePe(ColumnPlan):
+    """A processing element that is one cycle later than it is."""
+
+    def timing(self, kind):
+        timing = super().timing(kind)
+        return replace(timing, latency=timing.latency + 1)
+
+
+def quick_dram(config):
+    """tRCD one clock too short."""
+    params = dram.of_config(config)
+    if params:
+        params.tRCD -= 1
+    return params
+
+
+@pytest.mark.parametrize(("name", "wrong"), [
+    ("ColumnPlan", LatePe), ("DEPTH", cycles.DEPTH + 1), ("ADD", cycles.ADD + 1),
+    ("dram", SimpleNamespace(**vars(dram) | {"of_config": quick_dram})),
+], ids=["processing element", "vector operation", "sum", "tRCD"])
+def test_one_wrong_cycle_is_found(machines, monkeypatch, name, wrong):
+    hardware = next(iter(verify.HARDWARE))
+    cases = [verify.random_case(hardware, seed) for seed in range(20)]
+    assert not any(verify.difference(case, machines) for case in cases)
+    monkeypatch.setattr(cycles, name, wrong)
+    assert any(verify.difference(case, machines) for case in cases)
 
 
 def test_a_wrong_latency_is_found_and_the_case_made_small(machines, monkeypatch):
