@@ -253,12 +253,13 @@ class MatmulUnit(wiring.Component):
         # --- Group results: which scale and zero point each needs when its dot products appear.
         result_group, result_parity = Signal(16), Signal()
         next_group, next_parity = Signal(16), Signal()
-        final = result_group == instruction.groups - 1
+        last_group, final = Signal(16), Signal()  # whether it is the tile's last
         m.d.comb += [next_group.eq(result_group), next_parity.eq(result_parity)]
         with m.If(lead.dot_valid):
             m.d.comb += next_group.eq(Mux(final, 0, result_group + 1))
             m.d.comb += next_parity.eq(result_parity ^ final)
-        m.d.sync += [result_group.eq(next_group), result_parity.eq(next_parity)]
+        m.d.sync += [result_group.eq(next_group), result_parity.eq(next_parity),
+                     last_group.eq(instruction.groups - 1), final.eq(next_group == last_group)]
 
         select_group, select_parity = Mux(load, group, held_group), Mux(load, issue_parity, held_parity)
         m.d.comb += [

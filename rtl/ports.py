@@ -18,7 +18,8 @@ class ReadPort(wiring.Signature):
 
 class WritePort(wiring.Signature):
     """Write of the granules of ``data`` whose bit in ``en`` is set; visible to reads that start in a
-    later cycle. Granule i is bits ``i*width/granules`` on."""
+    later cycle; a read of the same address in the same cycle may bring anything. Granule i is bits
+    ``i*width/granules`` on."""
 
     def __init__(self, addr_bits: int, width: int, granules: int = 1):
         super().__init__({"en": Out(granules), "addr": Out(addr_bits), "data": Out(width)})

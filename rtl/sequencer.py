@@ -89,10 +89,10 @@ class Sequencer(wiring.Component):
         write_register, put = registers.write_port(), Signal(data.StructLayout({
             "addr": range(REGISTERS), "data": REGISTER_BITS, "en": 1}))
         # A register between: nobody reads what was written before three cycles have passed.
-        late = Signal.like(put)
+        late, late_result, computed = Signal.like(put), Signal(REGISTER_BITS), Signal()
         m.d.sync += late.eq(put)
-        m.d.comb += [write_register.addr.eq(late.addr), write_register.data.eq(late.data),
-                     write_register.en.eq(late.en)]
+        m.d.comb += [write_register.addr.eq(late.addr), write_register.en.eq(late.en),
+                     write_register.data.eq(Mux(computed, late_result, late.data))]
 
         def register(number: Value) -> Value:
             port = registers.read_port(domain="comb")
@@ -111,6 +111,7 @@ class Sequencer(wiring.Component):
 
         result, writes, jump = Signal(REGISTER_BITS), Signal(), Signal()
         self._execute(m, control, a, b, result, writes, jump)
+        m.d.sync += [late_result.eq(result), computed.eq(0)]
         m.d.comb += [self.control_wait.eq(control.wait), self.control_signal.eq(control.signal)]
 
         boot = Signal(LoadInstruction)
@@ -187,8 +188,8 @@ class Sequencer(wiring.Component):
                     m.next = "FLUSH"
                 with m.Elif(self.control_granted):
                     with m.If(control.operation != Operation.END):
-                        m.d.comb += [self.control_take.eq(1), put.addr.eq(control.rd),
-                                     put.data.eq(result), own.eq(writes)]
+                        m.d.comb += [self.control_take.eq(1), put.addr.eq(control.rd), own.eq(writes)]
+                        m.d.sync += computed.eq(writes)
                         m.d.sync += self.pc.eq(Mux(jump, control.target.imm, self.pc + 1))
                         m.next = "FETCH"
                     with m.Elif(self.idle):

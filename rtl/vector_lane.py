@@ -95,7 +95,8 @@ class VectorLane(wiring.Component):
         early = Mux(self.function == Function.INT, Cat(to_int.o, to_int.o[15].replicate(16)),
                     delay(m, total, to_int.latency - 1, "total"))
         plain = delay(m, early, sfu.latency - (to_int.latency - 1), "early")
-        special = ((self.function == Function.EXP2) | (self.function == Function.RECIP)
-                   | (self.function == Function.RSQRT))
+        special = Signal()
+        m.d.sync += special.eq((self.function == Function.EXP2) | (self.function == Function.RECIP)
+                               | (self.function == Function.RSQRT))
         m.d.comb += self.o.eq(Mux(special, sfu.o, plain))
         return m

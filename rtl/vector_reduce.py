@@ -72,13 +72,15 @@ class VectorReduce(wiring.Component):
 
         folding, across = Signal(), Signal()  # of words; then of the lanes of word 0
         half, step = Signal(range(words)), Signal(range(words))
+        upper = Signal(range(words))  # step + half
+        m.d.sync += upper.eq(step + half)
         level = Signal(range(levels + 1))
         final = Signal(32 * lanes)
         accept, issue = Signal(), Signal()
         first, second = Signal(32 * lanes), Signal(32 * lanes)
         m.d.comb += [
             read_low.addr.eq(Mux(folding, step, slot)),
-            read_high.addr.eq(step + half),
+            read_high.addr.eq(upper),
             accept.eq(valid & (self.kind == Reduction.SUM)),
             issue.eq(Mux(folding, ~across, accept)),
         ]
@@ -149,7 +151,7 @@ class VectorReduce(wiring.Component):
                         m.next = "TOP"
             with m.State("FOLD"):
                 m.d.comb += folding.eq(1)
-                m.d.sync += step.eq(step + 1)
+                m.d.sync += [step.eq(step + 1), upper.eq(upper + 1)]
                 with m.If(step == half - 1):
                     m.d.sync += [step.eq(0), half.eq(half >> 1), countdown.eq(ADD)]
                     m.next = "SETTLE"
