@@ -60,7 +60,7 @@ struct Machine {
 
     void dump(int phase) {
 #ifdef WITH_TRACE
-        if (wave && now >= wave_from && now < wave_to) wave->dump(10 * (now - wave_from) + 5 * phase);
+        if (wave && now >= wave_from && now < wave_to) wave->dump((uint64_t)(10 * (now - wave_from) + 5 * phase));
 #endif
         (void)phase;
     }

@@ -156,7 +156,6 @@ def test_without_waveforms_it_says_so(machine, tmp_path):
         machine.run(program(TEXT), (4,), wave=(tmp_path / "a.vcd", 0, 100))
 
 
-@pytest.mark.slow
 def test_waveform_of_a_window(tmp_path):
     machine = RtlMachine(CONFIG, waveform=True)
     run(machine)
