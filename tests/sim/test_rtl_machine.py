@@ -157,9 +157,9 @@ def test_without_waveforms_it_says_so(machine, tmp_path):
 
 
 def test_waveform_of_a_window(tmp_path):
-    machine = RtlMachine(CONFIG, waveform=True)
-    run(machine)
     for name in ("a.vcd", "b.vcd"):
+        machine = RtlMachine(CONFIG, waveform=True)
+        run(machine)
         run(machine, wave=(tmp_path / name, 50, 150))
     text = (tmp_path / "a.vcd").read_text()
     assert text == (tmp_path / "b.vcd").read_text()
