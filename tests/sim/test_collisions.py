@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from wordline.compiler.llama import compile_model
+from wordline.compiler.transformer import compile_model
 from wordline.compiler.model import load_model
 from wordline.rtl.config import load_config
 from wordline.sim import rtl
