@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from wordline.compiler.transformer import compile_model
 from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import load_config
 from wordline.sim import rtl
 from wordline.sim.functional import FunctionalMachine
