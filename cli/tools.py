@@ -79,7 +79,7 @@ def synth(
     config: ConfigArgument,
     target: Annotated[Literal["ecp5", "xilinx"], typer.Option(help="Cells to map to.")] = "ecp5",
     route: Annotated[bool, typer.Option(help="ECP5: place and route with nextpnr for the clock (minutes).")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of place and route.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of place and route; not every one routes.")] = 2,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
