@@ -48,6 +48,7 @@ def time(
         help=f"A folder with a config.json (weights are not needed), or one of: austen, {', '.join(SHAPES)}.")],
     context: Annotated[int, typer.Option(min=1, help="Time the decode step that sees so many tokens.")] = 1024,
     prefill: Annotated[int, typer.Option(min=0, help="A whole request: tokens of its prompt.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side, at most array.rows.")] = 1,
     decode: Annotated[int, typer.Option(min=0, help="A whole request: tokens generated, at least 1.")] = 1,
     set_: SetOption = None,
     json_: JsonOption = False,
@@ -62,13 +63,15 @@ def time(
       wordline time kv260 llama-2-7b --context 1024
 
       wordline time kv260 llama-2-7b --prefill 512 --decode 128 --json
+
+      wordline time kv260 llama-2-7b --batch 4
     """
     with one_line_errors():
         cfg, shape = load_config(config, set_ or []), load_shape(model)
         request = prefill > 0
         longest = min(shape.config.context, (prefill + decode if request else context) + 1)
-        timer = Timer(shape, cfg, context=longest)
-        head = {"config": cfg.name, "model": shape.config.name, "evidence": "cycles"}
+        timer = Timer(shape, cfg, context=longest, batch=batch)
+        head = {"config": cfg.name, "model": shape.config.name, "batch": batch, "evidence": "cycles"}
         if not request:
             with console.status("simulating"):
                 step = timer.decode(min(context, longest - 1))
@@ -91,4 +94,5 @@ def time(
             _print(step, cfg, f"{step.tokens} token(s) from position {step.position}")
         for name, n, seconds in (("prefill", prefill, first), ("decode", decode, rest)):
             if n:
-                print(f"{name}: {n} tokens in {seconds:.3f} s, {n / seconds:.2f} tokens/s (interpolated)")
+                of = f" of {batch} sequences" if batch > 1 else ""
+                print(f"{name}: {n} tokens{of} in {seconds:.3f} s, {n * batch / seconds:.2f} tokens/s (interpolated)")

@@ -11,7 +11,6 @@ from wordline.compiler.operands import (
     INT_BITS,
     KEY_TILES,
     LAYER,
-    POSITION,
     ROW,
     ROW_M,
     ROW_X,
@@ -50,7 +49,6 @@ class Attention(Blocks):
         """Attention of a layer. While one group's softmax is computed, the array multiplies the next group's keys, and
         the keys and values of the one after that are rotated, quantised and stored."""
         b, c, p, t = self.b, self.c, self.places, self.config.types
-        per_kv = c.heads // c.kv_heads
         b.part = "qkv"
         self.load_norm("input_layernorm", {"L": "gamma"})
         self.load_bias(c.qkv_bias, "qkv", c.qkv)
@@ -65,23 +63,10 @@ class Attention(Blocks):
         if c.qkv_bias:
             with self.rows("qkv_bias"):
                 self.add_bias(Vec(SourceA.M, reg(ROW_M, 0), {"M": "qkv"}), reg(ROW_X, p.biased), c.qkv)
-        self._store_cache(0)
-        groups = self.groups()
-        for g in range(len(groups) + 1):
-            # Streams first: what they bring lies ready while the vector unit is at work.
-            if g < len(groups):
-                self._stream_keys(groups[g])
-            if g > 0:
-                self._stream_values(groups[g - 1])
-            if g == len(groups):
-                self.stream("o")
-            if g < len(groups):
-                first = groups[g][0]
-                if first % per_kv == 0 and first // per_kv + 1 < c.kv_heads:
-                    self._store_cache(first // per_kv + 1)
-                self._scores(g, groups[g])
-            if g > 0:
-                self._values(g - 1, groups[g - 1])
+        if self.batch > 1:
+            self._sequences()
+        else:
+            self._heads()
         n = c.attention
         b.part = "o"
         self.load_sub_norm("self_attn.attn_sub_norm", n)
@@ -94,6 +79,38 @@ class Attention(Blocks):
                 b.vector(len=n, **heads.a, **ABSMAX, parts=heads.parts)
             self.quantise(heads, slot=0, length=n, bits=t.acts)
         self.matmul(self.image.matrices["o"], slot=0, rows=reg(TOKENS))
+
+    def _sequences(self) -> None:
+        """The attention of one sequence of a batch after the other; LAYER leads to the caches of each."""
+        b, size = self.b, self.image.cache_bytes
+        with self.rows("sequence"):
+            self.looped = False
+            self._heads()
+            self.looped = True
+            b.set(LAYER, size, LAYER)
+        b.set(LAYER, -self.batch * size, LAYER)
+        self.stream("o")
+
+    def _heads(self) -> None:
+        """All heads of the step's tokens, or of a batch's sequence."""
+        self._store_cache(0)
+        per_kv = self.c.heads // self.c.kv_heads
+        groups = self.groups()
+        for g in range(len(groups) + 1):
+            # Streams first: what they bring lies ready while the vector unit is at work.
+            if g < len(groups):
+                self._stream_keys(groups[g])
+            if g > 0:
+                self._stream_values(groups[g - 1])
+            if g == len(groups) and self.batch == 1:
+                self.stream("o")
+            if g < len(groups):
+                first = groups[g][0]
+                if first % per_kv == 0 and first // per_kv + 1 < self.c.kv_heads:
+                    self._store_cache(first // per_kv + 1)
+                self._scores(g, groups[g])
+            if g > 0:
+                self._values(g - 1, groups[g - 1])
 
     def groups(self) -> list[range]:
         """Heads that go through the array at once. With one token in a step, those that share keys and values take a
@@ -135,10 +152,10 @@ class Attention(Blocks):
         b, c, p, image = self.b, self.c, self.places, self.image
         b.load_register(T2, self.in_layer("rope_table"))
         with self.rows("rope"):
-            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+            self.position(T1)
             b.control(Operation.MULI, rd=T1, ra=T1, value=4 * c.head_dim)
             b.control(Operation.ADD, rd=T1, ra=T1, rb=T2)
-            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.rope_row)
+            self.rope_words(ROW_M)
             b.load(reg(T1, image.rope_address), reg(ROW_M, p.rope), c.head_dim, parts={"L": "rope"})
 
     def _turn(self, start: int, n: int) -> None:
@@ -166,7 +183,7 @@ class Attention(Blocks):
         """RoPE on `n` of a row's heads, queries first, then keys: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
         b, c, p = self.b, self.c, self.places
         half = c.head_dim // 2 // self.lanes
-        b.control(Operation.MULI, rd=T1, ra=ROW, value=p.rope_row)
+        self.rope_words(T1)
         cos, sin = reg(T1, p.rope), reg(T1, p.rope + half)
         x = self._normed(start)
         imm, row = x.at if isinstance(x.at, tuple) else (x.at, 0)
@@ -234,7 +251,7 @@ class Attention(Blocks):
         with self.rows(f"cache{h}"):
             self._turn(c.heads + h, 1)
             codes(self._turned(c.heads + h), 0, key_words, "key")
-            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
+            self.position(T1)
             split(a.cols, image.key.tile_bytes, a.lanes * bits // 8)
             b.store(self._at(keys, image.key.header_bytes), 0, image.key.steps, keys, piece=a.lanes,
                     run_stride=image.key.step_bytes, parts=key, **packed)
@@ -316,16 +333,18 @@ class Attention(Blocks):
             with self.rows(f"softmax{h}", act=True):
                 self._softmax(g, i, slot=slot, act=at, parts=parts)
         self._head_matmul(g, heads, operand, tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
-                          out=p.heads + heads[0] * dim, out_stride=p.m_row if self.looped else dim, slot=slot,
+                          out=p.heads + heads[0] * dim if self.looped else reg(ROW_M, p.heads + heads[0] * dim),
+                          out_stride=p.m_row if self.looped else dim, slot=slot,
                           order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
 
     def _softmax(self, g: int, i: int, *, slot: int, act: int, parts: Parts) -> None:
         """Probabilities of head `i` of a group, times the values' scales, as activations."""
         b, p, t = self.b, self.places, self.config.types
         ours = p.parts(g)
-        b.control(Operation.ADD, rd=T2, ra=POSITION, rb=ROW)
+        self.position(T2)
         b.set(T2, 1, T2)
-        scores, work, n = reg(ROW_M, p.scores[g % 2] + i * p.m_row), reg(ROW_X, p.work), reg(T2)
+        scores = reg(ROW_M if self.looped else 0, p.scores[g % 2] + i * p.m_row)
+        work, n = reg(ROW_X, p.work), reg(T2)
         b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
         b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
                  negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,

@@ -15,6 +15,7 @@ from wordline.compiler.operands import (
     ABSMAX,
     INT_BITS,
     LAYER,
+    POSITION,
     ROW,
     ROW_M,
     ROW_X,
@@ -41,11 +42,11 @@ class Blocks:
     """A builder, what it builds for, and the blocks that attention and MLP share."""
 
     def __init__(self, config: Config, image: Image, places: Places):
-        self.config, self.image, self.places = config, image, places
+        self.config, self.image, self.places, self.batch = config, image, places, image.batch
         self.c: ModelConfig = image.c
         self.b = Builder()
         self.lanes = config.vector.lanes
-        self.looped = config.array.rows > 1  # the code being written loops over the tokens of a step
+        self.looped = config.array.rows > 1  # the code being written loops over the rows of a step
 
     @property
     def act_row(self) -> int:
@@ -53,8 +54,16 @@ class Blocks:
         return T1 if self.looped else 0
 
     def rows(self, name: str, *, act: bool = False) -> AbstractContextManager[None]:
-        """Loop over the tokens of the step; ROW_X and ROW_M lead to the row's words, T1 into the activation buffer."""
+        """Loop over the rows of the step; ROW_X and ROW_M lead to the row's words, T1 into the activation buffer."""
         return _Rows(self, name, act)
+
+    def position(self, rd: int) -> None:
+        """rd = position of the row's token: rows are tokens of one sequence, or one token each of a batch."""
+        self.b.control(Operation.ADD, rd=rd, ra=POSITION, rb=0 if self.batch > 1 else ROW)
+
+    def rope_words(self, rd: int) -> None:
+        """rd = words from the first row of the RoPE table on the chip to the row's."""
+        self.b.control(Operation.MULI, rd=rd, ra=0 if self.batch > 1 else ROW, value=self.places.rope_row)
 
     # --- DRAM.
 
@@ -100,7 +109,8 @@ class Blocks:
         else:
             scaled = {"multiply": Factor.IMMEDIATE, "immediate": float(factor)}
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, **scaled,
-                 destination=Destination.ROW_SCALE, dst=reg(ROW, number) if row else number, parts=parts)
+                 destination=Destination.ROW_SCALE, parts=parts,
+                 dst=reg(ROW, number) if row and self.looped else number)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_INVERSE)
         b.vector(len=length, pad=pad, **x.a, multiply=Factor.SCALAR,

@@ -46,18 +46,21 @@ class Image:
     """Addresses of everything, and the initial contents of DRAM in `map`.
 
     A layer is one block: weights, vectors, cache; all layers alike, so that one register leads to each. `offsets`
-    are within the block.
+    are within the block; those of the caches are the first sequence's of a batch.
     """
 
-    def __init__(self, model: Model, config: Config, sizes: Sizes, context: int, *, logits: bool):
-        self.model, self.config, self.sizes = model, config, sizes
+    def __init__(self, model: Model, config: Config, sizes: Sizes, context: int, *, logits: bool,
+                 batch: int = 1):
+        self.model, self.config, self.sizes, self.batch = model, config, sizes, batch
         self.c: ModelConfig = model.config
         self.map = MemoryMap()
         self.offsets: dict[str, int] = {}
         c, beat = self.c, config.beat_bytes
         self.program_address = self.map.take("program", config.memory.program * INSTRUCTION_BYTES,
                                              "instruction")
-        self.token_address = self.map.take("tokens", 4 * (context + 1), "int32", (context + 1,))
+        self.token_address = self.map.take("tokens", 4 * batch * (context + 1), "int32", (context + 1, batch))
+        if batch > 1:
+            self.prompt_address = self.map.take("prompts", 4 * batch, "int32", (batch,), "lengths of the prompts")
         self.embedding_row = embedding_row(c.width, beat)
         require(self.embedding_row < 1 << 16, f"{c.name}: an embedding row of {self.embedding_row} bytes "
                                               "is longer than 65535")
@@ -79,7 +82,8 @@ class Image:
                                  weight_type(config, config.types.head_weights))
         self.head_address = self._put_matrix("head", self.head)
         if logits:
-            self.logit_address = self.map.take("logits", 4 * c.vocab * context, "float32", (context, c.vocab))
+            self.logit_address = self.map.take("logits", 4 * c.vocab * batch * context, "float32",
+                                               (context, batch, c.vocab))
         require(self.map.top <= config.dram.size,
                 f"{c.name} needs {self.map.top} bytes of DRAM, dram.size = {config.dram.size}")
         require(self.map.top < 1 << config.bus.address_bits,
@@ -149,9 +153,13 @@ class Image:
                 table = self.rope_local_address - self.rope_address if i in c.local_layers else 0
                 at("rope_table", self.map.put(f"layer{i}.rope_table", np.array([table], "<i4"), dtype="int32",
                                               layout="which RoPE table: bytes behind the first"))
-            for h in range(c.kv_heads):
-                for name, size in caches.items():
-                    at(f"{name}{h}", self.map.take(f"layer{i}.{name}{h}", size, kv.name))
+            before = self.map.top
+            for sequence in range(self.batch):
+                for h in range(c.kv_heads):
+                    for name, size in caches.items():
+                        which = f"{name}{h}" if sequence == 0 else f"sequence{sequence}.{name}{h}"
+                        at(which, self.map.take(f"layer{i}.{which}", size, kv.name))
+            self.cache_bytes = (self.map.top - before) // self.batch  # of a sequence in a layer
             if i == 0:
                 self.layer_address, self.layer_bytes = start, self.map.top - start
 

@@ -87,7 +87,7 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
     return sizes
 
 
-def place(c: ModelConfig, config: Config, sizes: Sizes, context: int) -> Places:
+def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: int = 1) -> Places:
     """Places on the chip.
 
     Raises
@@ -138,7 +138,8 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int) -> Places:
         at[name], top = top, top + size
     # The output head, in parts that banks M and S hold.
     per_tile = config.array.cols // v
-    chunk = min(ceil_div(c.vocab, config.array.cols), memory.matmul_floats // v // per_tile,
+    chunk = min(ceil_div(c.vocab, config.array.cols),
+                (m_row if batch > 1 else memory.matmul_floats // v) // per_tile,
                 memory.store_floats // v // per_tile)
     floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v, "load_floats": top * v,
               "store_floats": (words(sizes.key_dim) + words(sizes.value_dim) + 2) * v,

@@ -9,6 +9,8 @@ the activation functions, `places.py` the places on the chip, `image.py` those i
 may be.
 """
 
+from typing import Any
+
 from wordline.compiler.activations import activate
 from wordline.compiler.asm import to_array
 from wordline.compiler.attention import Attention
@@ -37,6 +39,7 @@ from wordline.compiler.operands import (
     VALUE_BEATS,
     VALUE_STEPS,
     Vec,
+    to_x,
 )
 from wordline.compiler.places import check, place
 from wordline.compiler.program import Program
@@ -48,12 +51,14 @@ from wordline.rtl.isa import Destination, Factor, LoadFormat, Operation, Reducti
 class TransformerCompiler(Attention):
     """Compiles one model for one configuration."""
 
-    def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True):
+    def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True, batch: int = 1):
         self.context = context or model.config.context
         self.keep_logits = keep_logits
+        rows = config.array.rows
+        require(1 <= batch <= rows, f"batch = {batch}: every sequence takes a row of the array, array.rows = {rows}")
         sizes = check(model.config, config, self.context)
-        places = place(model.config, config, sizes, self.context)
-        super().__init__(config, Image(model, config, sizes, self.context, logits=keep_logits), places)
+        places = place(model.config, config, sizes, self.context, batch=batch)
+        super().__init__(config, Image(model, config, sizes, self.context, logits=keep_logits, batch=batch), places)
 
     def compile(self) -> Program:
         b, c, image = self.b, self.c, self.image
@@ -65,7 +70,10 @@ class TransformerCompiler(Attention):
         self._embed()
         b.set(LAYER, 0)
         self.stream("qkv")
-        if self.config.array.rows > 1:
+        if self.batch > 1:
+            self._layers("layers")
+            b.label("logits")
+        elif self.config.array.rows > 1:
             b.set(T1, 1)
             b.branch(Operation.BGE, T1, TOKENS, "one")
             self._layers("layers")
@@ -73,15 +81,21 @@ class TransformerCompiler(Attention):
             b.label("one")
             for register in (ROW, ROW_M, ROW_X):
                 b.set(register, 0)
-        self._layers("one token's layers")
-        b.label("logits")
+        if self.batch == 1:
+            self._layers("one token's layers")
+            b.label("logits")
         b.branch(Operation.BLT, CONTEXT, PROMPT, "advance")
         b.part = "head"
-        self._next_token()
+        if self.batch > 1:
+            self._next_tokens()
+        else:
+            self._next_token()
         b.part = "step"
         b.label("advance")
         b.control(Operation.ADD, rd=POSITION, ra=CONTEXT, rb=0)
         b.branch(Operation.BGE, POSITION, LAST, "end")
+        if self.batch > 1:  # the host cuts off what comes behind a sequence's end token
+            b.control(Operation.BEQ, target="step")
         b.branch(Operation.BLT, POSITION, PROMPT, "step")
         # A generated token is read back like one of the prompt; the end token ends the program.
         b.control(Operation.SHL, rd=T1, ra=POSITION, value=2)
@@ -96,7 +110,7 @@ class TransformerCompiler(Attention):
                 "weights": self.config.types.weights, "head": self.config.types.head_weights,
                 "group_size": self.config.types.group_size, "acts": self.config.types.acts,
                 "kv": self.config.types.kv, "config": self.config.name,
-                "layers": c.layers, "parts": b.sections()}
+                "layers": c.layers, "batch": self.batch, "parts": b.sections()}
         return Program(self.config.hardware_hash(), to_array(words), image.map.segments, image.map.symbols, info)
 
     def _layers(self, label: str) -> None:
@@ -115,14 +129,18 @@ class TransformerCompiler(Attention):
     def _step_sizes(self) -> None:
         """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS of this step."""
         b, a = self.b, self.config.array
-        b.control(Operation.SUB, rd=TOKENS, ra=PROMPT, rb=POSITION)
-        b.set(T1, 1)
-        b.control(Operation.BGE, ra=TOKENS, rb=T1, target="prompt")
-        b.set(TOKENS, 1)
-        b.label("prompt")
-        b.set(T1, a.rows)
-        b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
-        b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
+        if self.batch > 1:
+            b.set(TOKENS, self.batch)
+            b.set(CONTEXT, 1, POSITION)
+        else:
+            b.control(Operation.SUB, rd=TOKENS, ra=PROMPT, rb=POSITION)
+            b.set(T1, 1)
+            b.control(Operation.BGE, ra=TOKENS, rb=T1, target="prompt")
+            b.set(TOKENS, 1)
+            b.label("prompt")
+            b.set(T1, a.rows)
+            b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
+            b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
         b.set(T1, a.cols - 1, CONTEXT)
         b.control(Operation.SHR, rd=KEY_TILES, ra=T1, value=a.cols.bit_length() - 1)
         b.set(T1, a.lanes - 1, CONTEXT)
@@ -136,8 +154,8 @@ class TransformerCompiler(Attention):
         """The step's tokens as vectors, and what says where they stand."""
         b, c, p, image = self.b, self.c, self.places, self.image
         with self.rows("embed"):
-            b.control(Operation.ADD, rd=T1, ra=POSITION, rb=ROW)
-            b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+            self.position(T1)
+            self._token_address(T2, T1)
             b.load_register(T2, reg(T2, image.token_address), "tokens")
             b.control(Operation.MULI, rd=T2, ra=T2, value=image.embedding_row)
             b.load(reg(T2, image.embedding_address), p.gamma, 1)
@@ -153,7 +171,7 @@ class TransformerCompiler(Attention):
                          destination=Destination.X, dst=reg(ROW_X, p.x))
             elif not c.rope_local_theta:  # else every layer loads its own
                 b.control(Operation.MULI, rd=T1, ra=T1, value=4 * c.head_dim)
-                b.control(Operation.MULI, rd=T2, ra=ROW, value=p.rope_row)
+                self.rope_words(T2)
                 b.load(reg(T1, image.rope_address), reg(T2, p.rope), c.head_dim)
 
     def _mlp(self) -> None:
@@ -230,10 +248,64 @@ class TransformerCompiler(Attention):
         b.control(Operation.SHL, rd=T1, ra=CONTEXT, value=2)
         b.store(reg(T1, image.token_address), 0, 1, "tokens")
 
+    def _next_tokens(self) -> None:
+        """As `_next_token`, for every sequence of a batch: the output head's weights come once. PROMPT is the shortest
+        prompt; a longer one keeps its tokens."""
+        b, c, p, t, image = self.b, self.c, self.places, self.config.types, self.image
+        cols, v, head = self.config.array.cols, self.lanes, image.head
+        b.load(image.norm_address, p.gamma, c.width)
+        if c.norm == "layer":
+            b.load(image.norm_bias_address, p.shift, c.width, parts={"L": "shift"})
+        work, best, token = (Vec(SourceA.X, reg(ROW_X, p.work + i)) for i in range(3))
+        with self.rows("head", act=True):
+            self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), work.at)
+            self.quantise(work, slot=0, length=c.width, bits=t.acts)
+        beats = head.layout.tile_beats
+
+        def move(**fields: Any) -> None:
+            b.vector(len=1, **fields)
+
+        for first in range(0, head.tiles, p.chunk):
+            tiles = min(p.chunk, head.tiles - first)
+            b.stream(image.head_address + first * head.layout.tile_bytes, tiles, beats, beats)
+            self.matmul(head, slot=0, rows=reg(TOKENS), tiles=tiles)
+            n = min(tiles * cols, c.vocab - first * cols)
+            with self.rows(f"logits{first}"):
+                if first > 0:  # the largest so far
+                    move(**best.a, destination=Destination.SCALAR, dst=S_BEST)
+                    move(**token.a, destination=Destination.SCALAR, dst=S_TOKEN)
+                b.vector(len=n, a_source=SourceA.M, a=reg(ROW_M), b=first * cols // v, destination=Destination.S, dst=0,
+                         reduction=Reduction.ARGMAX, scalar=S_BEST, keep=int(first > 0))
+                move(a_source=SourceA.SCALAR, a=S_BEST, **to_x(best.at))
+                move(a_source=SourceA.SCALAR, a=S_TOKEN, **to_x(token.at))
+                if self.keep_logits:
+                    self._logit_row()
+                    b.store(reg(T1, image.logit_address + 4 * first * cols), 0, n, "logits")
+        with self.rows("token"):
+            move(**token.a, destination=Destination.S, dst=0)
+            b.control(Operation.SHL, rd=T1, ra=ROW, value=2)
+            b.load_register(T2, reg(T1, image.prompt_address))
+            b.branch(Operation.BLT, CONTEXT, T2, "kept")
+            self._token_address(T1, CONTEXT)
+            b.store(reg(T1, image.token_address), 0, 1, "tokens")
+            b.label("kept")
+
+    def _token_address(self, rd: int, position: int) -> None:
+        """rd = bytes from the first token to the row's at a position; of a batch, a position's tokens lie together."""
+        b = self.b
+        if self.batch > 1:
+            b.control(Operation.MULI, rd=rd, ra=position, value=self.batch)
+            b.control(Operation.ADD, rd=rd, ra=rd, rb=ROW)
+            position = rd
+        b.control(Operation.SHL, rd=rd, ra=position, value=2)
+
     def _logit_row(self) -> None:
         """T1 = bytes from the first row of logits to this token's."""
         b, vocab = self.b, self.c.vocab
         b.control(Operation.SUB, rd=T1, ra=CONTEXT, rb=PROMPT)
+        if self.batch > 1:
+            b.control(Operation.MULI, rd=T1, ra=T1, value=self.batch)
+            b.control(Operation.ADD, rd=T1, ra=T1, rb=ROW)
         if vocab >> 16:  # MULI takes 16 bits
             b.control(Operation.MULI, rd=T2, ra=T1, value=vocab >> 12)
             b.control(Operation.SHL, rd=T2, ra=T2, value=12)
@@ -243,7 +315,8 @@ class TransformerCompiler(Attention):
         b.control(Operation.SHL, rd=T1, ra=T1, value=2)
 
 
-def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits: bool = True) -> Program:
+def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits: bool = True,
+                  batch: int = 1) -> Program:
     """Compile a decoder-only transformer.
 
     Parameters
@@ -252,13 +325,16 @@ def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits
         Longest sequence; 0 for what the model was trained for.
     keep_logits : bool
         Write the logits of every generated token to DRAM, for comparison.
+    batch : int
+        Sequences that go through the layers side by side, a row of the array each, all at the same position.
+        `sim.generate.BatchGenerator` places their prompts.
 
     Raises
     ------
     CompileError
         The model does not fit the configuration; the message has the numbers.
     """
-    return TransformerCompiler(model, config, context=context, keep_logits=keep_logits).compile()
+    return TransformerCompiler(model, config, context=context, keep_logits=keep_logits, batch=batch).compile()
 
 
 __all__ = ["CompileError", "compile_model"]

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from wordline.compiler.model import Model
-from wordline.compiler.program import Program
+from wordline.compiler.program import Program, Symbol
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.rtl import RtlMachine, RunResult
 
@@ -89,6 +89,48 @@ class Generator:
                              progress=lambda cycles: progress(self._tokens(machine), cycles))
         progress(self._tokens(machine), result.cycles)
         return self._finish(machine, result)
+
+
+class BatchGenerator:
+    """Several prompts side by side on one machine, with a program compiled for a batch of as many.
+
+    Prompts may be of different lengths; `tokens` is how many are generated for each. An end token does not end
+    anything: cut off what follows it.
+    """
+
+    def __init__(self, model: Model, program: Program, prompts: list[list[int]], tokens: int):
+        context, batch = int(str(program.info["context"])), int(str(program.info["batch"]))
+        if len(prompts) != batch:
+            raise ValueError(f"{len(prompts)} prompts, but the program is for a batch of {batch}")
+        lengths = [len(prompt) for prompt in prompts]
+        if tokens < 1 or min(lengths) < 1 or max(lengths) + tokens > context:
+            raise ValueError(f"prompts of {lengths} tokens and {tokens} more each do not fit the context of {context}")
+        self.model, self.program, self.prompts, self.count = model, program, prompts, tokens
+        self.arguments = (min(lengths), max(lengths) + tokens - 1, 0, NO_END)
+        self.symbol = program.symbols["tokens"]
+        blank = np.full(self.symbol.shape, -1, "<i4")
+        for i, prompt in enumerate(prompts):
+            blank[: len(prompt), i] = prompt
+        program.segments[self.symbol.address] = blank.reshape(-1).view(np.uint8)
+        program.segments[program.symbols["prompts"].address] = np.array(lengths, "<i4").view(np.uint8)
+
+    def run(self, machine: FunctionalMachine | RtlMachine) -> list[Generation]:
+        """What each prompt became."""
+        machine.run(self.program, self.arguments)
+        logits, steps = self.program.symbols["logits"], self.arguments[1] - self.arguments[0] + 1
+
+        def read(symbol: Symbol, dtype: str, n: int) -> np.ndarray:
+            raw = machine.memory[symbol.address : symbol.address + symbol.size].view(dtype)
+            return raw.reshape(symbol.shape)[:n].copy()
+
+        ids = read(self.symbol, "<i4", self.arguments[1] + 1)
+        values = read(logits, "<f4", steps)
+        result = []
+        for i, prompt in enumerate(self.prompts):
+            first = len(prompt) - self.arguments[0]
+            result.append(Generation(ids[: len(prompt) + self.count, i], len(prompt),
+                                     values[first : first + self.count, i]))
+        return result
 
 
 def compare(a: Generation, b: Generation) -> Difference:

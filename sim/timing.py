@@ -25,7 +25,7 @@ NO_END = -1
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the program: `tokens` tokens from `position` on.
+    """One step of the program: `tokens` tokens from `position` on, or one token each of a batch of as many.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Step:
 @dataclass(frozen=True)
 class Request:
     """A prompt of `prefill` tokens that is answered with `decode` tokens, the first of which the prompt's last step
-    makes. Cycles by linear interpolation between simulated steps."""
+    makes; of a batch, as many side by side. Cycles by linear interpolation between simulated steps."""
 
     prefill: int
     decode: int
@@ -80,27 +80,32 @@ class Timer:
         It does not fit.
     """
 
-    def __init__(self, model: Model, config: Config, *, context: int):
-        self.model, self.config, self.context = model, config, context
-        self.compiler = TransformerCompiler(model, config, context=context, keep_logits=False)
+    def __init__(self, model: Model, config: Config, *, context: int, batch: int = 1):
+        self.model, self.config, self.context, self.batch = model, config, context, batch
+        self.compiler = TransformerCompiler(model, config, context=context, keep_logits=False, batch=batch)
         self.program = self.compiler.compile()
 
     def decode(self, context: int) -> Step:
-        """The step that makes a token with `context` tokens to look at, its own included."""
+        """The step that makes a token (of a batch, one each) with `context` tokens to look at, its own included."""
         if not 1 <= context < self.context:
             raise CompileError(f"context {context}: the program is for 1 to {self.context - 1}")
-        return self._step((context, context, context - 1, NO_END), 1)
+        return self._step((context, context, context - 1, NO_END), self.batch)
 
     def prefill(self, position: int, tokens: int = 0, *, last: bool = False) -> Step:
         """A step of a prompt: `array.rows` tokens from `position` on; the last step may have fewer, and makes the first
-        generated token."""
-        rows = self.config.array.rows
+        generated token. Of a batch, a step takes one token of each prompt."""
+        rows = self.rows
         tokens = tokens or rows
         if not 1 <= tokens <= rows or (tokens < rows and not last) or not 0 <= position <= self.context - tokens:
-            raise CompileError(f"{tokens} tokens from {position}: array.rows = {rows}, the program is for "
+            raise CompileError(f"{tokens} tokens from {position}: a step takes {rows}, the program is for "
                                f"{self.context} positions")
         end = position + tokens
-        return self._step((end if last else self.context, end, position, NO_END), tokens)
+        return self._step((end if last else self.context, end, position, NO_END), tokens * self.batch)
+
+    @property
+    def rows(self) -> int:
+        """Tokens of a prompt in a step."""
+        return self.config.array.rows if self.batch == 1 else 1
 
     def _step(self, arguments: tuple[int, ...], tokens: int) -> Step:
         """One step of the program, from the fetch of its first instruction on."""
@@ -114,8 +119,8 @@ class Timer:
         c, a = self.model.config, self.config.array
         e = result.events[result.events["unit"] == Unit.MATMUL]
         e = np.sort(e, order="index")
-        self.compiler.looped = a.rows > 1 and tokens > 1
-        attention = 2 * len(self.compiler.groups())
+        self.compiler.looped = self.batch == 1 and a.rows > 1 and tokens > 1
+        attention = 2 * len(self.compiler.groups()) * self.batch
         place = np.arange(len(e))[: (4 + attention) * c.layers] % (4 + attention)
         gemm = (place == 0) | (place > attention)
         busy = int((e["end"] - e["start"])[: len(place)][gemm].sum())
@@ -128,7 +133,7 @@ class Timer:
         if prefill < 1 or prefill + decode > self.context:
             raise CompileError(f"{prefill} + {decode} tokens: a prompt has at least one, and the program is for "
                                f"{self.context}")
-        rows = self.config.array.rows
+        rows = self.rows
         simulated: list[Step] = []
 
         def total(positions: np.ndarray, step: Callable[[int], Step]) -> float:

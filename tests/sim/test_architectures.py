@@ -4,14 +4,14 @@ INT8 weights, INT16 activations and an INT8 cache leave a root-mean-square error
 every feature of every architecture, left out, costs more than that, so none can be forgotten.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import LLAMA, MODELS, RTL, ids_of, random_model
 
-from wordline.compiler.architecture import ModelConfig, expected_shapes
+from wordline.compiler.architecture import expected_shapes
 from wordline.compiler.model import Model
 from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import Config, load_config
@@ -23,28 +23,6 @@ from wordline.sim.reference import float_logits
 from wordline.sim.rtl import RtlMachine
 
 TOLERANCE = 0.02
-# The hardware of test_end_to_end.py, which is built once for both, as is the other one below.
-RTL = load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "types.weights=int8", "types.acts=16"])
-LLAMA = ModelConfig(name="llama", layers=2, width=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=64, context=32,
-                    norm_eps=1e-5, rope_theta=1e4, tied=False)
-_LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, o_bias=True, mlp_bias=True,
-                   positions="learned", tied=True)
-MODELS = {c.name: c for c in (
-    LLAMA,
-    replace(LLAMA, name="llama-biased", qkv_bias=True, o_bias=True, mlp_bias=True),
-    replace(LLAMA, name="llama-3.1", rope_theta=1e2, rope_factor=8.0, rope_bands=(1.0, 4.0, 12.0)),
-    replace(LLAMA, name="mistral", sliding_window=32),
-    replace(LLAMA, name="qwen2", qkv_bias=True, tied=True, width=96),
-    replace(LLAMA, name="qwen3", qk_norm=True, head_dim=32),
-    replace(LLAMA, name="gemma3", norm_offset=1.0, activation="gelu_tanh", qk_norm=True, post_norms=True, kv_heads=1,
-            embedding_scale=8.0, attention_scale=0.12, head_dim=32, rope_theta=1e6, rope_local_theta=1e2,
-            local_layers=(0,), sliding_window=32, tied=True),
-    replace(_LEARNED, name="gpt2", activation="gelu_tanh"),
-    replace(_LEARNED, name="gpt2-erf", activation="gelu"),
-    replace(_LEARNED, name="opt", activation="relu", position_offset=2),
-    replace(LLAMA, name="bitnet", activation="relu2", sub_norms=True, tied=True),
-)}
-
 # A feature, and the model's configuration as it would be without it.
 WITHOUT: list[tuple[str, dict[str, object]]] = [
     ("llama", {"rope_theta": 1e2}), ("llama", {"activation": "relu"}),
@@ -57,27 +35,6 @@ WITHOUT: list[tuple[str, dict[str, object]]] = [
     ("gpt2", {"qkv_bias": False}), ("gpt2-erf", {"activation": "relu"}), ("opt", {"activation": "silu"}),
     ("opt", {"position_offset": 0}), ("bitnet", {"sub_norms": False}), ("bitnet", {"activation": "relu"}),
 ]
-
-
-def random_model(c: ModelConfig, seed: int = 0) -> Model:
-    """Matrices that keep a vector's size; norms, biases and positions large enough to be seen."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in expected_shapes(c).items():
-        x = rng.standard_normal(shape)
-        if len(shape) == 2:
-            # The residual begins with elements of about 1, and matrices keep that size.
-            x *= 1 / c.embedding_scale if "embed" in name else 1 / math.sqrt(shape[1])
-        elif name.endswith("norm.weight"):
-            x = 1 - c.norm_offset + 0.3 * x
-        else:
-            x *= 0.5
-        tensors[name] = x.astype(np.float32)
-    return Model(c, tensors, None, Path())
-
-
-def ids_of(c: ModelConfig, n: int) -> np.ndarray:
-    return np.random.default_rng(7).integers(0, c.vocab, n)
 
 
 def error(ours: np.ndarray, exact: np.ndarray) -> float:

@@ -44,6 +44,22 @@ def test_a_step_reads_every_weight_once():
         timer.decode(96)
 
 
+def test_a_batch_streams_weights_once_and_every_cache():
+    config = load_config("bitmod")
+    alone, together = (Timer(load_shape("austen"), config, context=96, batch=n) for n in (1, 3))
+    one, three = alone.decode(50), together.decode(50)
+    caches = one.stream_bytes - sum(
+        s.size for name, s in alone.program.symbols.items()
+        if name.split(".")[-1] in ("qkv", "o", "gate_up", "down", "head"))
+    assert three.stream_bytes == one.stream_bytes + 2 * caches
+    assert (one.tokens, three.tokens) == (1, 3)
+    assert one.cycles < three.cycles < 3 * one.cycles
+    assert 0.9 < three.gemm_slots / one.gemm_slots / 3 < 1.1
+    request = together.request(20, 10)  # a prompt's tokens one by one
+    whole = cycles.run(together.program, config, (20, 29, 0, -1)).cycles
+    assert request.prefill_cycles + request.decode_cycles == pytest.approx(whole, rel=0.02)
+
+
 @pytest.mark.parametrize("kind", ["fixed", "ddr4-2400"])
 def test_a_request_is_the_sum_of_its_steps(kind):
     config = load_config("bitmod", [f"dram.kind={kind}"])
