@@ -93,6 +93,6 @@ def time(
         for step in result.simulated:
             _print(step, cfg, f"{step.tokens} token(s) from position {step.position}")
         for name, n, seconds in (("prefill", prefill, first), ("decode", decode, rest)):
-            if n:
+            if seconds:  # the first token comes with the prompt's last step
                 of = f" of {batch} sequences" if batch > 1 else ""
                 print(f"{name}: {n} tokens{of} in {seconds:.3f} s, {n * batch / seconds:.2f} tokens/s (interpolated)")
