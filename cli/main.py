@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordline.cli import dram, tools, verify
+from wordline.cli import dram, models, tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.energy import energy
 from wordline.cli.run import demo, run
@@ -47,4 +47,5 @@ app.command()(energy)
 app.add_typer(tools.pe, name="pe")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dram.app, name="dram")
+app.add_typer(models.app, name="models")
 app.command()(doctor)

@@ -6,6 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+#: What no model comes near; bounds the work that a damaged file can cause.
+_LARGEST = {"layers": 4096, "heads": 4096, "kv_heads": 4096, "head_dim": 65536}
+
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
@@ -52,6 +55,8 @@ class ModelConfig:
     rope_bands : (low, high, context), or nothing
         Only frequencies below `low` turns in `context` positions become that slow, those above `high` stay, and between
         them is a gradual transition (Llama 3.1).
+    rope_divisors : head_dim / 2 numbers, or nothing
+        What each frequency is divided by: the bands again, as a GGUF file has them.
     """
 
     name: str
@@ -86,6 +91,23 @@ class ModelConfig:
     local_layers: tuple[int, ...] = ()
     rope_factor: float = 1.0
     rope_bands: tuple[float, ...] = ()
+    rope_divisors: tuple[float, ...] = ()
+
+    def check(self, where: str) -> None:
+        """Raises ModelError, naming the file `where`, if these cannot be the sizes of a transformer."""
+        for name in ("layers", "width", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST.get(name, 1 << 24):
+                raise ModelError(f"{where}: {name} = {value!r} is no size that a transformer has")
+        if self.heads % self.kv_heads or self.head_dim % 2:
+            raise ModelError(f"{where}: {self.heads} heads of {self.head_dim} cannot share {self.kv_heads} "
+                             "key-value heads")
+        if not 0 < self.norm_eps < 1 or not 0 <= self.rope_theta < math.inf:
+            raise ModelError(f"{where}: norm_eps = {self.norm_eps!r} and rope_theta = {self.rope_theta!r}: must be "
+                             "positive numbers, the first below 1")
+        if self.rope_local_theta < 0 or not self.rope_factor > 0 or self.sliding_window < 0:
+            raise ModelError(f"{where}: rope_local_theta = {self.rope_local_theta!r}, rope_factor = "
+                             f"{self.rope_factor!r} and sliding_window = {self.sliding_window!r} must be positive")
 
     @property
     def qkv(self) -> int:
@@ -121,6 +143,8 @@ def rope_frequencies(c: ModelConfig, *, local: bool = False) -> np.ndarray:
     """float64[head_dim / 2]: radians by which RoPE turns from one position to the next."""
     theta = c.rope_local_theta if local else c.rope_theta
     frequency = theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)
+    if c.rope_divisors and not local:
+        return frequency / c.rope_divisors
     if local or c.rope_factor == 1:
         return frequency
     if not c.rope_bands:

@@ -5,14 +5,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # safetensors gives bfloat16 as this library's type
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wordline.compiler.architecture import ModelError
 
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
 
 class Checkpoint:
-    """Reads tensors by name; a context manager.
+    """Reads tensors by name, memory-mapped, one at a time.
 
     Raises
     ------
@@ -28,10 +31,7 @@ class Checkpoint:
         self._stack = ExitStack()
         if index.is_file() and not self.path.is_file():
             self.path = index
-            try:
-                files = {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
-            except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-                raise ModelError(f"{index}: cannot be read: {error!r}") from None
+            files = {folder / name for name in _parts(index)}
         else:
             files = {self.path}
         for path in sorted(files):
@@ -40,34 +40,43 @@ class Checkpoint:
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}") from None
             self._open[path] = file
+            twice = sorted(set(file.keys()) & set(self._files))
+            if twice:
+                raise ModelError(f"{path}: tensor {twice[0]} is in {self._files[twice[0]]} too")
             self._files |= dict.fromkeys(file.keys(), path)
 
-    def __enter__(self) -> "Checkpoint":
-        return self
+    def _slice(self, name: str) -> Any:
+        return self._open[self._files[name]].get_slice(name)
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
+    def blank(self, name: str) -> np.ndarray:
+        """Of the shape of a tensor, and float32 if it is a float; takes no memory. KeyError if there is none of that
+        name."""
+        part = self._slice(name)
+        dtype = np.float32 if part.get_dtype() in _FLOATS else np.uint8
+        return np.broadcast_to(np.zeros((), dtype), part.get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as float32, or as it is if it is no float; KeyError if there is none of that name."""
-        path = self._files[name]
+        """A tensor as float32; KeyError if there is none of that name."""
         try:
-            part = self._open[path].get_slice(name)
-            if part.get_dtype() == "BF16":
-                return _bfloat16(path, name)
-            tensor = self._open[path].get_tensor(name)
+            kind = self._slice(name).get_dtype()
+            if kind not in _FLOATS:
+                raise ModelError(f"{self._files[name]}: {name} is {kind}, not one of {', '.join(_FLOATS)}")
+            return self._open[self._files[name]].get_tensor(name).astype(np.float32, copy=False)
         except (SafetensorError, OSError, TypeError) as error:
-            raise ModelError(f"{path}: {name} cannot be read: {error}") from None
-        return tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
+            raise ModelError(f"{self._files[name]}: {name} cannot be read: {error}") from None
+
+    def formats(self) -> str:
+        """The types of the tensors: "F32" or "BF16, F32"."""
+        return ", ".join(sorted({str(self._slice(name).get_dtype()) for name in self._files}))
 
 
-def _bfloat16(path: Path, name: str) -> np.ndarray:
-    """numpy has no bfloat16, so the bytes are read here: a 64-bit length, a JSON header of that length, the data.
-    bfloat16 is the upper half of float32."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
-        start, end = entry["data_offsets"]
-        file.seek(8 + size + start)
-        raw = np.frombuffer(file.read(end - start), "<u2")
-    return (raw.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+def _parts(index: Path) -> set[str]:
+    """The names of the files in an index; all lie beside it."""
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        outside = sorted(name for name in names if Path(name).name != name)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{index}: cannot be read: {error!r}") from None
+    if outside:
+        raise ModelError(f"{index}: weight_map: {outside[0]!r} is not a file beside the index")
+    return names

@@ -248,7 +248,5 @@ def read_config(folder: Path) -> ModelConfig:
     fields.finish()
     eos = raw.get("eos_token_id", -1)
     config = ModelConfig(name=folder.name, eos=eos if isinstance(eos, int) else -1, **values)
-    if config.heads % config.kv_heads or config.head_dim % 2:
-        raise ModelError(f"{path}: {config.heads} heads of {config.head_dim} cannot share "
-                         f"{config.kv_heads} key-value heads")
+    config.check(str(path))
     return config

@@ -1,5 +1,6 @@
-"""Models as people have them on disk: a Hugging Face directory of a decoder-only transformer."""
+"""Models as people have them on disk: a Hugging Face directory or a GGUF file of a decoder-only transformer."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -8,11 +9,69 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
+from wordline.compiler.catalogue import CATALOGUE
 from wordline.compiler.checkpoint import Checkpoint
 from wordline.compiler.config_json import read_config, read_json
+from wordline.compiler.gguf_config import read_config as read_gguf_config
+from wordline.compiler.gguf_file import GgufFile
+from wordline.compiler.gguf_tensors import GgufTensors
+from wordline.compiler.gguf_tokenizer import read_tokenizer
 from wordline.compiler.tensors import tensor
 
 EMBEDDED = ("austen",)
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of `expected_shapes`, float32, each read from its file when it is asked for.
+
+    So that a model larger than memory can be quantised, none but vectors is kept.
+
+    Parameters
+    ----------
+    blank : callable
+        An array of the shape and type that the file says a tensor has; KeyError if it is not there.
+    read : callable
+        The tensor.
+
+    Raises
+    ------
+    ModelError
+        On construction: a tensor is missing, of another shape or no float. On reading: it is not finite.
+    """
+
+    def __init__(self, config: ModelConfig, path: Path, blank: Callable[[str], np.ndarray],
+                 read: Callable[[str], np.ndarray]):
+        self.path, self._read, self._shapes = path, read, expected_shapes(config)
+        self._vectors: dict[str, np.ndarray] = {}
+        for name, shape in self._shapes.items():
+            try:
+                there = blank(name)
+            except KeyError as error:
+                raise ModelError(f"{path}: tensor {error.args[0]} is missing") from None
+            if there.shape != shape or there.dtype != np.float32:
+                raise ModelError(f"{path}: {name} is {there.dtype} of shape {there.shape}, the model's configuration "
+                                 f"says floats of {shape}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._vectors:
+            return self._vectors[name]
+        shape = self._shapes[name]
+        x = np.ascontiguousarray(self._read(name))
+        if not np.isfinite(x).all():
+            at = np.argwhere(~np.isfinite(x))[0].tolist()
+            raise ModelError(f"{self.path}: {name} holds values that are not finite, the first at {at}")
+        if len(shape) == 1:
+            self._vectors[name] = x
+        return x
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
 
 
 @dataclass(frozen=True)
@@ -20,12 +79,20 @@ class Model:
     """A model's shape, tensors (float32, under their Hugging Face names) and tokenizer.
 
     Of a model whose shape alone is known there are no tensors and no tokenizer.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files lie.
+    precision : str
+        The number formats of its file.
     """
 
     config: ModelConfig
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     vocabulary: Tokenizer | None
     folder: Path
+    precision: str = ""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -55,48 +122,64 @@ class Model:
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder that `name` means: a path, or the name of a model that ships with Wordline."""
+    """The folder or GGUF file that `name` means: a path, or the name of a model that ships with Wordline or that has
+    been fetched."""
     path = Path(name)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file()):
         return path
     if str(name) in EMBEDDED:
         return Path(str(resources.files("wordline.compiler"))) / "models" / str(name)
-    raise ModelError(f"no model {str(name)!r}: not a folder with a config.json, and not one of "
-                     f"{list(EMBEDDED)}")
+    if str(name) in CATALOGUE:
+        known = CATALOGUE[str(name)]
+        if not known.fetched:
+            raise ModelError(f"model {known.name} has not been fetched: run `wordline models get {known.name}`")
+        return known.path
+    raise ModelError(f"no model {str(name)!r}: not a folder with a config.json, not a .gguf file, and not one of "
+                     f"{[*EMBEDDED, *CATALOGUE]}")
+
+
+def find_config(name: str | Path) -> ModelConfig:
+    """The shape of a model on disk."""
+    path = find_model(name)
+    return read_gguf_config(GgufFile(path)) if path.suffix == ".gguf" else read_config(path)
 
 
 def load_model(name: str | Path) -> Model:
-    """Read a model folder: config.json, model.safetensors (or its parts and their index), tokenizer.json.
+    """A Hugging Face folder (config.json, model.safetensors or its parts and their index, tokenizer.json) or a GGUF
+    file.
 
     Raises
     ------
     ModelError
-        A file is missing or damaged, the architecture, a field or reading its weights is not supported, or a
-        tensor is missing, of the wrong shape, or not finite.
+        A file is missing or damaged, the architecture, a field or reading its weights is not supported, a
+        tensor is missing or of the wrong shape, or the tokenizer does not go with the model.
     """
-    folder = find_model(name)
+    path = find_model(name)
+    return _load_gguf(path) if path.suffix == ".gguf" else _load_folder(path)
+
+
+def _load_folder(folder: Path) -> Model:
     config, kind = read_config(folder), read_json(folder)["model_type"]
-    tensors: dict[str, np.ndarray] = {}
-    with Checkpoint(folder) as file:
-        for key, shape in expected_shapes(config).items():
-            try:
-                raw = tensor(kind, config, key, file.read)
-            except KeyError as error:
-                raise ModelError(f"{file.path}: tensor {error.args[0]} is missing") from None
-            if raw.shape != shape or raw.dtype != np.float32:
-                raise ModelError(f"{file.path}: {key} is {raw.dtype} of shape {raw.shape}, config.json says floats of "
-                                 f"{shape}")
-            tensors[key] = np.ascontiguousarray(raw)
-            if not np.isfinite(raw).all():
-                raise ModelError(f"{file.path}: {key} holds values that are not finite")
+    file = Checkpoint(folder)
+    tensors = Tensors(config, file.path, lambda key: tensor(kind, config, key, file.blank),
+                      lambda key: tensor(kind, config, key, file.read))
+    path = folder / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise ModelError(f"{folder / 'tokenizer.json'}: {error}") from None
-    if tokenizer.get_vocab_size() > config.vocab:
-        raise ModelError(f"{folder / 'tokenizer.json'}: {tokenizer.get_vocab_size()} tokens, but "
-                         f"config.json says vocab_size {config.vocab}")
-    return Model(config, tensors, tokenizer, folder)
+        raise ModelError(f"{path}: {error}") from None
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= largest < config.vocab:
+        raise ModelError(f"{path}: the largest token is {largest}, but config.json says vocab_size {config.vocab}")
+    return Model(config, tensors, tokenizer, folder, file.formats())
 
 
-__all__ = ["EMBEDDED", "Model", "ModelConfig", "ModelError", "find_model", "load_model", "read_config"]
+def _load_gguf(path: Path) -> Model:
+    file = GgufFile(path)
+    config = read_gguf_config(file)
+    source = GgufTensors(file, config)
+    tensors = Tensors(config, path, lambda key: np.broadcast_to(np.float32(0), source.shape(key)), source.read)
+    return Model(config, tensors, read_tokenizer(file, config.vocab), path.parent, file.formats())
+
+
+__all__ = ["EMBEDDED", "Model", "ModelConfig", "ModelError", "find_config", "find_model", "load_model", "read_config"]

@@ -8,8 +8,8 @@ from wordline.compiler.model import (
     Model,
     ModelConfig,
     ModelError,
+    find_config,
     find_model,
-    read_config,
 )
 
 # Values from the config.json of the Hugging Face model that the comment names.
@@ -74,8 +74,9 @@ def load_shape(name: str | Path) -> Model:
     if str(name) in SHAPES:
         return Model(SHAPES[str(name)], {}, None, Path())
     try:
-        folder = find_model(name)
-    except ModelError:
-        raise ModelError(f"no model {str(name)!r}: not a folder with a config.json, and not one of "
+        return Model(find_config(name), {}, None, find_model(name))
+    except ModelError as error:
+        if not str(error).startswith("no model"):
+            raise
+        raise ModelError(f"no model {str(name)!r}: not a folder with a config.json, not a .gguf file, and not one of "
                          f"{', '.join((*EMBEDDED, *SHAPES))}") from None
-    return Model(read_config(folder), {}, None, folder)

@@ -12,7 +12,6 @@ from wordline.compiler.architecture import ModelConfig, ModelError
 
 #: model_type -> why its weights cannot be read; of the others, they can.
 UNREADABLE = {
-    "gemma3": "its file holds a vision model too, whose names of tensors are not read yet",
     "bitnet": "its weights are ternary, packed in bytes or to be rounded by a rule of their own, which is not read yet",
 }
 
@@ -75,6 +74,14 @@ def _opt(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
     return _first(read, _renamed(name, _OPT, "layers"), ("model.decoder.", "decoder."))
 
 
+def _gemma3_with_images(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
+    """The text model of a multimodal file, as saved before and since transformers 5."""
+    try:
+        return read(f"language_model.{name}")
+    except KeyError:
+        return read(f"model.language_model.{name.removeprefix('model.')}")
+
+
 def tensor(model_type: str, c: ModelConfig, name: str, read: Reader) -> np.ndarray:
     """One tensor of `expected_shapes`.
 
@@ -88,5 +95,5 @@ def tensor(model_type: str, c: ModelConfig, name: str, read: Reader) -> np.ndarr
     if model_type in UNREADABLE:
         raise ModelError(f"{c.name}: weights of model_type {model_type!r} are not supported: {UNREADABLE[model_type]}; "
                          "its shape can be compiled and timed")
-    special = {"gpt2": _gpt2, "opt": _opt}.get(model_type)
+    special = {"gpt2": _gpt2, "opt": _opt, "gemma3": _gemma3_with_images}.get(model_type)
     return special(c, name, read) if special else read(name)
