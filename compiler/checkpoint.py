@@ -1,17 +1,17 @@
 """The safetensors of a model folder: one file, or several with an index; float32, float16 and bfloat16."""
 
+import importlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # safetensors gives bfloat16 as this library's type
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wordline.compiler.architecture import ModelError
 
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Checkpoint:
@@ -61,6 +61,8 @@ class Checkpoint:
             kind = self._slice(name).get_dtype()
             if kind not in _FLOATS:
                 raise ModelError(f"{self._files[name]}: {name} is {kind}, not one of {', '.join(_FLOATS)}")
+            if kind == "BF16":
+                importlib.import_module("ml_dtypes")  # gives numpy the type that safetensors asks it for
             return self._open[self._files[name]].get_tensor(name).astype(np.float32, copy=False)
         except (SafetensorError, OSError, TypeError) as error:
             raise ModelError(f"{self._files[name]}: {name} cannot be read: {error}") from None
