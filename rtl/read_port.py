@@ -8,6 +8,8 @@ from amaranth.utils import exact_log2
 from wordline.rtl.axi import INCR
 
 MAX_BURST = 64
+#: An AXI burst must not cross addresses that this divides.
+PAGE_BYTES = 4096
 RUN_BITS = 28
 
 
@@ -93,13 +95,13 @@ class RunReader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        page = 4096 // self.beat_bytes
+        page = PAGE_BYTES // self.beat_bytes
         longest = min(MAX_BURST, page)
         address, left = Signal.like(self.runs.payload.address), Signal(RUN_BITS)
         burst = Signal(range(longest + 1))
         to_page, limit = Signal(range(page + 1)), Signal(range(longest + 1))
         m.d.comb += [
-            to_page.eq(page - address[exact_log2(self.beat_bytes) : 12]),
+            to_page.eq(page - address[exact_log2(self.beat_bytes) : exact_log2(PAGE_BYTES)]),
             limit.eq(Mux(to_page > longest, longest, to_page)),
             self.requests.payload.address.eq(address),
             self.requests.payload.length.eq(burst - 1),

@@ -103,8 +103,6 @@ public:
         return at;
     }
 
-    bool reading() const { return !reads_.empty(); }
-
     // As new, at the start of a program: nothing under way, time from its cycle 0 on.
     void restart() {
         reads_.clear(), answers_.clear(), written_ = 0;
@@ -112,7 +110,9 @@ public:
     }
 
     // A refresh is due or under way in cycle `now`: what waits for data then waits for the refresh.
-    bool refreshing(int64_t now) const { return dram_ && params_->tREFI && phase(now) < busy_clocks() && now >= interval(); }
+    bool refreshing(int64_t now) const {
+        return dram_ && params_->tREFI && phase(now) < busy_clocks() && now >= interval();
+    }
 
     // The next cycle in which `refreshing` changes.
     int64_t next_refresh(int64_t now) const {

@@ -1,8 +1,8 @@
 """When every instruction starts and ends, to the cycle, without the RTL.
 
-The timing itself is in ``cycles.cpp``, which repeats the states of every unit without its data, shares the bus with
-the Verilated run (``bus.hpp``), and is compiled once. This file tells it the configuration,
-the declared timings of the PEs, and where the fields of an instruction are.
+The timing itself is in ``cycles.cpp`` and one header a unit, which repeat the states of every unit without its data,
+share the bus with the Verilated run (``bus.hpp``), and are compiled once. This file tells them the configuration,
+the declared timings of the PEs, and what is known from ``rtl/``: sizes, and where the fields of an instruction are.
 """
 
 import ctypes
@@ -20,11 +20,15 @@ from wordline.compiler.program import Program
 from wordline.pe.datatypes import WeightKind
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
+from wordline.rtl.dispatch import IN_FLIGHT, QUEUE_DEPTH
 from wordline.rtl.drain import LATENCY as DRAIN_LATENCY
 from wordline.rtl.float_ref import SUM_WIDTH
+from wordline.rtl.gearbox import MAX_PLANES
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
     INSTRUCTIONS,
+    REGISTERS,
+    SEMAPHORE_BITS,
     Aux,
     CodeOrder,
     Destination,
@@ -37,7 +41,11 @@ from wordline.rtl.isa import (
     StoreMode,
     Unit,
 )
+from wordline.rtl.load_unit import FIFO_BEATS
 from wordline.rtl.matmul_unit import channel_beats
+from wordline.rtl.read_port import MAX_BURST, PAGE_BYTES
+from wordline.rtl.sequencer import QUIET_CYCLES
+from wordline.rtl.store_unit import OUTSTANDING
 from wordline.rtl.stream_unit import WINDOW
 from wordline.rtl.trits import trit_units
 from wordline.rtl.vector_reduce import ADD
@@ -60,7 +68,7 @@ class CyclesError(RuntimeError):
 
 
 class Cause(IntEnum):
-    """Why a unit spends a cycle as it does, in the order of ``cycles.cpp``."""
+    """Why a unit spends a cycle as it does."""
 
     NOTHING = 0  #: no instruction queued
     SEMAPHORE = 1  #: an instruction waits for other units
@@ -113,7 +121,7 @@ class CyclesResult:
     activity: np.ndarray = field(repr=False)
 
 
-def _field_lines(struct: type[data.Struct], long: str = "") -> list[str]:
+def _field_lines(struct: type[data.Struct]) -> list[str]:
     """A C++ constant for the place of every field; of operands, of their immediate."""
     lines = []
     for key, part in data.Layout.cast(struct):
@@ -124,9 +132,14 @@ def _field_lines(struct: type[data.Struct], long: str = "") -> list[str]:
 
 
 def isa_header() -> str:
-    """``isa.hpp``: places of fields, and the numbers of units, operations and formats, from `rtl.isa`."""
+    """``isa.hpp``: places of fields, numbers of units, operations, formats and causes, and sizes, from `rtl`."""
+    sizes = {"INSTRUCTION_BYTES": INSTRUCTION_BYTES, "UNITS": len(Unit), "CAUSES": len(Cause), "REGISTERS": REGISTERS,
+             "SEMAPHORE_MAX": (1 << SEMAPHORE_BITS) - 1, "QUEUE_DEPTH": QUEUE_DEPTH, "IN_FLIGHT": IN_FLIGHT,
+             "QUIET_CYCLES": QUIET_CYCLES, "FIFO_BEATS": FIFO_BEATS, "MAX_BURST": MAX_BURST, "PAGE_BYTES": PAGE_BYTES,
+             "MAX_PLANES": MAX_PLANES, "OUTSTANDING": OUTSTANDING}
     lines = ["#pragma once", "namespace wordline {", "struct Field { int offset, width; };",
-             f"constexpr int INSTRUCTION_BYTES = {INSTRUCTION_BYTES}, UNITS = {len(Unit)};"]
+             "constexpr int " + ", ".join(f"{name} = {value}" for name, value in sizes.items()) + ";",
+             "enum Cause { " + ", ".join(f"{c.name} = {int(c)}" for c in Cause) + " };"]
     enums: list[tuple[type[IntEnum], dict[str, str]]] = [
         (Unit, {}), (LoadFormat, {"REGISTER": "REGISTER_FORMAT"}), (Operation, {}),
         (Aux, {"NONE": "NO_AUX", "ZERO": "ZERO_AUX"}), (Reduction, {"NONE": "NO_REDUCTION", "MAX": "MAX_OF"}),
@@ -149,10 +162,9 @@ def isa_header() -> str:
     return "\n".join(lines) + "\n"
 
 
-_PARAMS = ("beat_bytes", "stream_beats", "program_depth", "cols", "lanes", "vector_lanes", "chunks", "channel_beats",
-           "spacing", "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth",
-           "sum_settle", "sum_words",
-           "dram_latency", "trit_beat", "trit_step")
+_PARAMS = ("beat_bytes", "stream_beats", "cols", "lanes", "vector_lanes", "chunks", "channel_beats", "spacing",
+           "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth", "sum_settle",
+           "sum_words", "dram_latency", "trit_beat", "trit_step")
 
 
 class _Params(ctypes.Structure):
@@ -164,8 +176,8 @@ def _params(config: Config) -> _Params:
     a, plan, lanes = config.array, ColumnPlan(config), config.vector.lanes
     trits = trit_units(config.bus.data_bits, a.cols * a.lanes)
     p = _Params(
-        beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, program_depth=config.memory.program,
-        cols=a.cols, lanes=a.lanes, vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
+        beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, cols=a.cols, lanes=a.lanes,
+        vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
         channel_beats=channel_beats(config), spacing=plan.spacing, stream_window=WINDOW,
         dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH,
         sum_settle=ADD + 1, sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency,
@@ -179,7 +191,8 @@ def _params(config: Config) -> _Params:
 @cache
 def _library() -> ctypes.CDLL:
     here = Path(__file__).parent
-    path = toolchain.shared_library(here / "cycles.cpp", [here / "bus.hpp", here / "dram.hpp"],
+    headers = ("bus", "dram", "unit", "load_unit", "stream_unit", "matmul_unit", "vector_unit", "store_unit")
+    path = toolchain.shared_library(here / "cycles.cpp", [here / f"{name}.hpp" for name in headers],
                                     {"isa.hpp": isa_header()})
     library, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_int64
     library.cycles_new.restype = pointer
