@@ -7,7 +7,7 @@ import numpy as np
 
 from wordline.compiler.model import Model
 from wordline.compiler.program import Symbol
-from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max, max_value
+from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max
 from wordline.pe.quantize import QuantTensor, quantize
 from wordline.rtl.config import Config
 from wordline.rtl.isa import CodeOrder
@@ -40,9 +40,10 @@ class MemoryMap:
         self.symbols[name] = Symbol(name, address, size, dtype, tuple(shape) or (size,), layout)
         return address
 
-    def put(self, name: str, data: np.ndarray, **about: object) -> int:
+    def put(self, name: str, data: np.ndarray, dtype: str = "bytes", shape: tuple[int, ...] = (),
+            layout: str = "linear") -> int:
         raw = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
-        address = self.take(name, raw.size, **about)  # type: ignore[arg-type]
+        address = self.take(name, raw.size, dtype, shape, layout)
         self.segments[address] = raw
         return address
 
@@ -109,8 +110,7 @@ def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: Weigh
         As `make_matrix`; an accumulator could overflow with the largest weights the type has.
     """
     layout = matrix_layout(config, name, shape[1], dtype)
-    zero = 128 if dtype.aux is AuxKind.ZERO else 0
-    check_accumulator(config, name, shape[1] * 255 * (max_value(dtype.kind) + zero))
+    check_accumulator(config, name, shape[1] * 255 * dtype.max_abs)
     return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
 
 

@@ -50,7 +50,8 @@ struct Model {
     // Dispatch.
     std::deque<Word> queues[UNITS - 1];
     std::deque<uint32_t> signals[UNITS - 1];
-    std::deque<int64_t> starts[UNITS - 1];
+    struct Started { int64_t at, number; };
+    std::deque<Started> starts[UNITS - 1];
     std::deque<int64_t> numbers[UNITS - 1];  // of the queued instructions in the program
     int64_t counters[UNITS][UNITS] = {};
     uint32_t ended[UNITS] = {};
@@ -61,6 +62,7 @@ struct Model {
     std::vector<Event> events;
     bool record;
     std::vector<Activity> activity;  // by number in the program; behind the last, the boot's load
+    std::vector<int64_t> spans;      // of the same
     DramCounters seen{};             // commands that are charged to an instruction
 
     // Sequencer.
@@ -82,7 +84,7 @@ struct Model {
     Model(const Params &params, const DramParams *dram, const Word *words, int64_t n, uint64_t address,
           const uint8_t *mem, uint64_t size, double stalls, uint64_t seed, bool rec)
         : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, dram), program(words), length(n),
-          memory(mem), memory_size(size), program_address((int64_t)address), record(rec), activity(n + 1) {
+          memory(mem), memory_size(size), program_address((int64_t)address), record(rec), activity(n + 1), spans(n + 1) {
         bus.stalls = {stalls, seed};
         stream_.room = p.stream_beats, stream_.most = std::min(p.stream_beats, p.stream_window);
     }
@@ -295,7 +297,7 @@ struct Model {
         // Units.
         Unit *units[UNITS - 1] = {&load_, &stream_, &matmul_, &vector_, &store_};
         for (int u = 0; u < UNITS - 1; u++)
-            if (start[u]) units[u]->activity = &activity[numbers[u].front()], numbers[u].pop_front();
+            if (start[u]) units[u]->activity = &activity[numbers[u].front()];
         changed |= load_.cycle(p, start[LOAD] ? &words[LOAD] : nullptr, arrives[0], grants[0], taken);
         changed |= stream_.cycle(p, start[STREAM] ? &words[STREAM] : nullptr, arrives[1], grants[1], matmul_.takes_beat);
         changed |= matmul_.cycle(p, now, start[MATMUL] ? &words[MATMUL] : nullptr);
@@ -316,15 +318,17 @@ struct Model {
             unit_busy[u] = was_busy[u];
             if (done[u]) {
                 signals[u].pop_front();
-                if (record) events.push_back({starts[u].front(), now, (uint32_t)u, ended[u]});
+                const Started &begun = starts[u].front();
+                if (record) events.push_back({begun.at, now, (uint32_t)u, ended[u]});
+                spans[begun.number] += now - begun.at;
                 starts[u].pop_front();
                 ended[u]++;
                 changed = true;
             }
             if (start[u]) {
                 signals[u].push_back((uint32_t)words[u].get(any::signal));
-                starts[u].push_back(now);
-                queues[u].pop_front();
+                starts[u].push_back({now, numbers[u].front()});
+                queues[u].pop_front(), numbers[u].pop_front();
             }
         }
         unit_cause[CONTROL] = control_cause;
@@ -468,8 +472,10 @@ int64_t cycles_events(void *m, Event *out) {
     return (int64_t)model->events.size();
 }
 
-void cycles_activity(void *m, Activity *out) {
+// Per instruction of the program: what it did, and its cycles from start to end, of all executions.
+void cycles_activity(void *m, Activity *out, int64_t *spans) {
     auto *model = static_cast<Model *>(m);
+    std::memcpy(spans, model->spans.data(), model->spans.size() * sizeof(int64_t));
     std::memcpy(out, model->activity.data(), model->activity.size() * sizeof(Activity));
 }
 

@@ -51,9 +51,7 @@ from wordline.rtl.trits import trit_units
 from wordline.rtl.vector_reduce import ADD
 from wordline.rtl.vector_unit import DEPTH, PREPARE
 from wordline.sim import dram, toolchain
-
-#: One row per instruction: first and last cycle, unit, and number within the unit.
-EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
+from wordline.sim.result import EVENT, RunResult
 
 #: What one instruction of a program did in all its executions: beats on the bus and through FIFOs; words of a vector
 #: instruction, of bank L written by a load, of bank S read by a store; word additions that fold a sum; steps of the
@@ -90,35 +88,25 @@ class Boot:
 
 
 @dataclass(frozen=True)
-class CyclesResult:
-    """What a run takes; the same as `sim.rtl.RunResult`, and why.
+class CyclesResult(RunResult):
+    """What a run takes, and why.
 
     Attributes
     ----------
-    cycles : int
-        Core clock cycles from start to end, boot included.
-    busy, ended : dict[str, int]
-        Busy cycles and instructions ended, per unit.
-    dram : DramCounters
-        Commands and row hits; zeros without a DRAM.
     causes : dict[str, dict[str, int]]
         Per unit, cycles by `Cause`; they add up to `cycles`.
     boot : Boot
         How much of these the loading of the program took.
-    events : structured array `EVENT`
-        If recorded, every instruction's first and last cycle, in the order of their ends.
     activity : structured array `ACTIVITY`
         One row an instruction of the program, and behind them one for the load that boots it.
+    spans : int64[...]
+        Of the same instructions, cycles from start to end, all executions together.
     """
 
-    cycles: int
-    busy: dict[str, int]
-    ended: dict[str, int]
-    dram: dram.DramCounters
     causes: dict[str, dict[str, int]]
     boot: Boot
-    events: np.ndarray = field(repr=False)
     activity: np.ndarray = field(repr=False)
+    spans: np.ndarray = field(repr=False)
 
 
 def _field_lines(struct: type[data.Struct]) -> list[str]:
@@ -203,7 +191,7 @@ def _library() -> ctypes.CDLL:
     library.cycles_error.argtypes, library.cycles_error.restype = [pointer], ctypes.c_char_p
     library.cycles_counters.argtypes = [pointer] * 4
     library.cycles_dram_counters.argtypes = [pointer, pointer]
-    library.cycles_activity.argtypes = [pointer, pointer]
+    library.cycles_activity.argtypes = [pointer] * 3
     library.cycles_boot.argtypes, library.cycles_boot.restype = [pointer] * 3, number
     library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
     return library
@@ -256,12 +244,13 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         events = np.zeros(library.cycles_events(model, None), EVENT)
         library.cycles_events(model, events.ctypes.data)
         activity = np.zeros(len(program.instructions) + 1, ACTIVITY)
-        library.cycles_activity(model, activity.ctypes.data)
+        spans = np.zeros(len(activity), np.int64)
+        library.cycles_activity(model, activity.ctypes.data, spans.ctypes.data)
         boot_causes, boot_counters = np.zeros_like(causes), dram.empty_counters()
         booted = library.cycles_boot(model, boot_causes.ctypes.data, boot_counters)
         return CyclesResult(
             library.cycles_now(model), {u.name: int(busy[u]) for u in Unit}, {u.name: int(ended[u]) for u in Unit},
-            dram.counters_of(memory_counters), _by_cause(causes),
-            Boot(booted, dram.counters_of(boot_counters), _by_cause(boot_causes)), events, activity)
+            dram.counters_of(memory_counters), events, _by_cause(causes),
+            Boot(booted, dram.counters_of(boot_counters), _by_cause(boot_causes)), activity, spans)
     finally:
         library.cycles_free(model)

@@ -14,7 +14,7 @@ from wordline.sim import toolchain
 from wordline.sim.dram_devices import COUNTS, DEVICES, FIELDS, TIMES, DramError, DramTiming, device
 
 __all__ = ["COMMAND", "COMMANDS", "DEVICES", "DramCounters", "DramError", "DramModel", "DramParams", "DramTiming",
-           "device", "of_config", "params"]
+           "device", "of_config", "params", "timing_of"]
 
 COMMANDS = ("ACT", "PRE", "PREA", "RD", "WR", "REF")  # in the order of DramCommandKind
 COMMAND = np.dtype([("time", "<i8"), ("channel", "<i4"), ("command", "<i4"), ("group", "<i4"), ("bank", "<i4"),
@@ -43,8 +43,8 @@ def params(timing: DramTiming, core_ps: int, front: int, back: int) -> DramParam
     return DramParams(core_ps=core_ps, front=front, back=back, map=(ctypes.c_int32 * len(FIELDS))(*order), **values)
 
 
-def of_config(config: Config) -> DramParams | None:
-    """The DRAM of a configuration; None for kind "fixed", which is no DRAM.
+def timing_of(config: Config) -> DramTiming | None:
+    """The DRAM of a configuration, with its channels and its mapping; None for kind "fixed", which is no DRAM.
 
     Raises
     ------
@@ -54,8 +54,13 @@ def of_config(config: Config) -> DramParams | None:
     d = config.dram
     if d.kind == "fixed":
         return None
-    timing = device(d.kind, channels=d.channels or None, mapping=d.mapping or None)
-    return params(timing, round(1e6 / config.clock_mhz), 0, d.latency)
+    return device(d.kind, channels=d.channels or None, mapping=d.mapping or None)
+
+
+def of_config(config: Config) -> DramParams | None:
+    """`timing_of` for C++, at the configuration's clock."""
+    timing = timing_of(config)
+    return None if timing is None else params(timing, round(1e6 / config.clock_mhz), 0, config.dram.latency)
 
 
 @dataclass(frozen=True)

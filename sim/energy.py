@@ -289,10 +289,10 @@ def report(step: Step, table: EnergyTable | None = None) -> Report:
     table, config, info = table or load_table(), step.config, step.program.info
     counts = ledger(step.program, config, step.activity)
     notes = [f"Logic and SRAM: {table.technology}. An FPGA takes about 14 times the dynamic power (Kuon, Rose, 90 nm)."]
-    if config.dram.kind == "fixed":
+    timing = dram.timing_of(config)
+    if timing is None:
         notes.append('dram.kind is "fixed", which is no DRAM: its energy is left out (--set dram.kind=ddr4-2400).')
     else:
-        timing = dram.device(config.dram.kind, channels=config.dram.channels or None)
         refresh_ns = timing.tREFI * timing.tck_ps / 1e3
         counts |= {(TIME, event): n for event, n in Events(config).time(step.ns, refresh_ns, timing.channels)}
     notes.append(f"Not counted: {'; '.join(NOT_COUNTED)}.")

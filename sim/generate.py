@@ -10,7 +10,8 @@ import numpy as np
 from wordline.compiler.model import Model
 from wordline.compiler.program import Program, Symbol
 from wordline.sim.functional import FunctionalMachine
-from wordline.sim.rtl import RtlMachine, RunResult
+from wordline.sim.result import RunResult
+from wordline.sim.rtl import RtlMachine
 
 NO_END = -1
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,38 +17,14 @@ from wordline.rtl.config import Config
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.rtl.sequencer import ARGUMENTS
 from wordline.sim import dram, toolchain
+from wordline.sim.result import EVENT, RunResult
 
 _SLICE = 0.1  # seconds between looks at Ctrl-C and progress
 _OPTIMISE = ["OPT_FAST=-O2", "OPT_SLOW=-O0"]  # slow: what runs once
-_EVENT = np.dtype([("start", "<i8"), ("end", "<i8"), ("unit", "<u4"), ("index", "<u4")])
 
 
 class RtlError(RuntimeError):
     """The program on the RTL ended with an error, or did not end."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run took.
-
-    Attributes
-    ----------
-    cycles : int
-        Core clock cycles from start to end, boot included.
-    busy, ended : dict[str, int]
-        Busy cycles and instructions ended, per unit.
-    dram : DramCounters
-        Commands and row hits; zeros without a DRAM.
-    events : structured array
-        If recorded, `unit`, `index` within the unit, and first and last cycle (`start`, `end`) of every
-        instruction, in the order of their ends. Cycle 0 is the first of `cycles`.
-    """
-
-    cycles: int
-    busy: dict[str, int]
-    ended: dict[str, int]
-    dram: dram.DramCounters
-    events: np.ndarray = field(default_factory=lambda: np.zeros(0, _EVENT))
 
 
 def sources(config: Config) -> dict[str, str]:
@@ -223,7 +198,7 @@ class RtlMachine:
             raise RtlError(f"the program ended with {error.name}, exit code {status >> 8 & 255}; "
                            f"{self._where()}")
         cycles = self.read(Csr.CYCLES_LOW) | self.read(Csr.CYCLES_HIGH) << 32
-        events = np.zeros(library.machine_events(machine, None), _EVENT)
+        events = np.zeros(library.machine_events(machine, None), EVENT)
         if record:
             library.machine_events(machine, events.ctypes.data_as(ctypes.c_void_p))
         counters = dram.empty_counters()

@@ -15,12 +15,13 @@ from wordline.compiler.weights import CompileError
 from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
-from wordline.rtl.isa import Unit
 from wordline.sim import cycles
-from wordline.sim.dram import DramCounters
-from wordline.sim.dram_devices import device
+from wordline.sim.dram import DramCounters, timing_of
+from wordline.sim.events import part_names
 
 NO_END = -1
+#: Parts of a program that are projections and MLP.
+GEMMS = ("qkv", "o", "gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,8 @@ class Request:
 
 def peak_bytes_per_cycle(config: Config) -> float:
     """What DRAM can bring in a core cycle; without a DRAM, a beat."""
-    d = config.dram
-    if d.kind == "fixed":
-        return float(config.beat_bytes)
-    peak = device(d.kind, channels=d.channels or None, mapping=d.mapping or None).peak_bytes_per_second
-    return peak / (config.clock_mhz * 1e6)
+    timing = timing_of(config)
+    return timing.peak_bytes_per_second / (config.clock_mhz * 1e6) if timing else float(config.beat_bytes)
 
 
 class Timer:
@@ -109,24 +107,18 @@ class Timer:
 
     def _step(self, arguments: tuple[int, ...], tokens: int) -> Step:
         """One step of the program, from the fetch of its first instruction on."""
-        r = cycles.run(self.program, self.config, arguments, record=True)
+        r = cycles.run(self.program, self.config, arguments)
         causes = {unit: {name: n - r.boot.causes[unit][name] for name, n in of.items()}
                   for unit, of in r.causes.items()}
         return Step(arguments[2], tokens, r.cycles - r.boot.cycles, causes["STREAM"]["WORK"] * self.config.beat_bytes,
-                    r.dram - r.boot.dram, causes, self._gemm_slots(r, tokens))
+                    r.dram - r.boot.dram, causes, self._gemm_slots(r))
 
-    def _gemm_slots(self, result: cycles.CyclesResult, tokens: int) -> float:
-        c, a = self.model.config, self.config.array
-        e = result.events[result.events["unit"] == Unit.MATMUL]
-        e = np.sort(e, order="index")
-        self.compiler.looped = self.batch == 1 and a.rows > 1 and tokens > 1
-        attention = 2 * len(self.compiler.groups()) * self.batch
-        place = np.arange(len(e))[: (4 + attention) * c.layers] % (4 + attention)
-        gemm = (place == 0) | (place > attention)
-        busy = int((e["end"] - e["start"])[: len(place)][gemm].sum())
+    def _gemm_slots(self, r: cycles.CyclesResult) -> float:
+        activity, spans = r.activity[:-1], r.spans[:-1]  # without the boot's load
+        gemm = np.isin(part_names(self.program), GEMMS) & (activity["steps"] > 0)
         interval = ColumnPlan(self.config).timing(WEIGHT_TYPES[self.config.types.weights].kind).interval
-        steps = sum(m.tiles * m.layout.steps for m in self.compiler.image.matrices.values()) * c.layers
-        return steps * interval * tokens / a.rows / busy
+        row_steps, span = activity["row_steps"][gemm].sum(), spans[gemm].sum()
+        return float(row_steps * interval / self.config.array.rows / span)
 
     def request(self, prefill: int, decode: int, *, samples: int = 4) -> Request:
         """A prompt and its continuation. Steps are simulated at `samples` positions of each and interpolated."""
