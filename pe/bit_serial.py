@@ -2,7 +2,7 @@
 
 A weight is the sum of terms ``(-1)^sign * 2^exp * man * 2^significance`` (HPCA 2025, arXiv 2411.11745,
 Eq. 4), one term per lane and cycle, so that a step takes as many cycles as its datatype has terms:
-4 at INT8, 3 at INT6, 2 at FP4 and FP3. The paper's PE has FP16 activations; this one has
+4 at INT8 and INT7, 3 at INT6 and INT5, 2 at FP4 and FP3. The paper's PE has FP16 activations; this one has
 integers, so the alignment of exponents falls away and the dot product is exact.
 """
 
@@ -16,13 +16,15 @@ from wordline.pe.datatypes import (
     FP3_SPECIAL,
     FP4_MAGNITUDES,
     FP4_SPECIAL,
+    INT_BITS,
     KIND_BITS,
     WeightKind,
 )
 from wordline.pe.family import PeColumn, Timing, adder_tree, tree_levels
 
-TERMS = {WeightKind.INT8: 4, WeightKind.INT6: 3, WeightKind.INT4: 2, WeightKind.INT3: 2,
-         WeightKind.INT2: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
+#: Terms of a code: radix-4 Booth digits of an integer, set bits of a BitMoD float.
+TERMS = {kind: (bits + 1) // 2 for kind, bits in INT_BITS.items()} | {
+    WeightKind.INT1: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
 
 _FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
 
@@ -39,8 +41,8 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
                 kinds: frozenset[WeightKind], name: str) -> Any:
     """Term number `index` of a code, combinational.
 
-    Integers: radix-4 Booth digit `index`, of significance ``4**index``. BitMoD floats: of the magnitude's
-    two set bits, the higher out of bits 4..1 first (significance 2), then the highest
+    Integers: radix-4 Booth digit `index`, of significance ``4**index``; one bit is a sign. BitMoD floats: of the
+    magnitude's two set bits, the higher out of bits 4..1 first (significance 2), then the highest
     that is left out of bits 3..0. The second must not take the bit that the first one took.
     """
     term = Signal(Term, name=name)
@@ -48,7 +50,10 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
         for k in sorted(kinds):
             with m.Case(k):
                 bits = KIND_BITS[k]
-                if k not in _FLOATS:
+                if k is WeightKind.INT1:
+                    m.d.comb += [term.sign.eq(~code[0]), term.man.eq(1)]
+                    continue
+                if k in INT_BITS:
                     extended = Cat(Const(0, 1), code[:bits], code[bits - 1].replicate(9 - bits))
                     triple = Array(extended[2 * i : 2 * i + 3] for i in range(TERMS[k]))[index]
                     m.d.comb += [

@@ -23,6 +23,10 @@ class WeightKind(enum.IntEnum, shape=unsigned(4)):
     INT2 = 4
     FP4 = 5
     FP3 = 6
+    INT7 = 7
+    INT5 = 8
+    #: Bipolar: code 0 is -1, code 1 is +1 (bipolar-INT, arXiv 2409.17870).
+    INT1 = 9
 
 
 class AuxKind(enum.IntEnum, shape=unsigned(2)):
@@ -41,18 +45,21 @@ FP4_SPECIAL = (10, -10, 16, -16)
 FP3_MAGNITUDES = (0, 1, 2, 4)
 FP3_SPECIAL = (3, -3, 6, -6)
 
-_INT_BITS = {WeightKind.INT8: 8, WeightKind.INT6: 6, WeightKind.INT4: 4, WeightKind.INT3: 3,
-             WeightKind.INT2: 2}
+#: Two's complement integers and their bits.
+INT_BITS = {WeightKind.INT8: 8, WeightKind.INT7: 7, WeightKind.INT6: 6, WeightKind.INT5: 5, WeightKind.INT4: 4,
+            WeightKind.INT3: 3, WeightKind.INT2: 2}
 _FLOAT_TABLES = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL),
                  WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
-KIND_BITS = _INT_BITS | {WeightKind.FP4: 4, WeightKind.FP3: 3}
+KIND_BITS = INT_BITS | {WeightKind.INT1: 1, WeightKind.FP4: 4, WeightKind.FP3: 3}
 
 
 def decode_table(kind: WeightKind, select: int = 0) -> np.ndarray:
     """int8[2**bits]: the value of every code, as the PE sees it."""
     bits = KIND_BITS[kind]
     codes = np.arange(1 << bits)
-    if kind in _INT_BITS:
+    if kind is WeightKind.INT1:
+        return np.array([-1, 1], np.int8)
+    if kind in INT_BITS:
         return (codes - ((codes >> (bits - 1)) << bits)).astype(np.int8)
     magnitudes, special = _FLOAT_TABLES[kind]
     values = np.concatenate([magnitudes, np.negative(magnitudes)])
@@ -119,13 +126,14 @@ class WeightType:
 
 
 def _integers() -> list[WeightType]:
-    kinds = [(bits, kind) for kind, bits in _INT_BITS.items()]
+    kinds = [(bits, kind) for kind, bits in INT_BITS.items()]
     return [WeightType(f"int{b}", b, kind) for b, kind in kinds] + [
         WeightType(f"int{b}_asym", b, kind, AuxKind.ZERO) for b, kind in kinds]
 
 
 WEIGHT_TYPES: dict[str, WeightType] = {t.name: t for t in [
     *_integers(),
+    WeightType("int1", 1, WeightKind.INT1),
     WeightType("bitmod_fp4", 4, WeightKind.FP4, AuxKind.SELECT),
     WeightType("bitmod_fp3", 3, WeightKind.FP3, AuxKind.SELECT),
     WeightType("ternary", 2, WeightKind.INT2, trits=True),

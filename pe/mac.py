@@ -13,7 +13,9 @@ def decode_weight(m: Module, code, kind, select, kinds: frozenset[WeightKind], n
         for k in sorted(kinds):
             with m.Case(k):
                 bits = KIND_BITS[k]
-                if k in (WeightKind.FP4, WeightKind.FP3):
+                if k is WeightKind.INT1:
+                    m.d.comb += value.eq(Mux(code[0], 1, -1))
+                elif k in (WeightKind.FP4, WeightKind.FP3):
                     table = Array([int(v) for v in decode_table(k)])
                     special = Array([int(decode_table(k, s)[1 << (bits - 1)]) for s in range(4)])
                     is_special = code[:bits] == 1 << (bits - 1)

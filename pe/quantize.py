@@ -112,11 +112,25 @@ def _quantize_rows(w: np.ndarray, dtype: WeightType, group: int) -> tuple[np.nda
         scales, channel, codes, aux = _best_special_value(w, dtype)
     else:
         values, _ = dtype.codebook()
-        scales, channel = _group_scales(np.abs(w).max(-1) / values.max())
+        top = _mean_scale(w, k, dtype) if values.max() == 1 else np.abs(w).max(-1) / values.max()
+        scales, channel = _group_scales(top)
         step = np.maximum(scales * channel.astype(np.float64), 1e-300)[..., None]
         _, codes = _nearest(w / step, dtype, 0)
         aux = np.zeros((n, groups), np.int8)
     return codes.astype(np.uint8).reshape(n, -1), scales, aux, channel
+
+
+def _mean_scale(w: np.ndarray, k: int, dtype: WeightType) -> np.ndarray:
+    """Scales [N, groups] of values of one magnitude. The mean magnitude first (BitNet b1.58, arXiv 2402.17764), then
+    in turn the values nearest to the weights and the scale with the least squared error for these values."""
+    group = w.shape[2]
+    there = (np.arange(w.shape[1] * group) < k).reshape(1, -1, group)  # the rest is padding
+    scale = np.abs(w).sum(-1) / there.sum(-1)
+    for _ in range(4):
+        values, _ = _nearest(w / np.maximum(scale, 1e-300)[..., None], dtype, 0)
+        values = values * there
+        scale = (w * values).sum(-1) / np.maximum((values * values).sum(-1), 1)
+    return scale
 
 
 def _best_special_value(w: np.ndarray, dtype: WeightType) -> tuple[np.ndarray, ...]:

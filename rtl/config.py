@@ -184,7 +184,7 @@ class DramConfig:
 class TypesConfig:
     """What the compiler makes of a model: datatypes of weights, activations and KV cache.
 
-    `group_size` is 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head.
+    `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head.
     """
 
     weights: str = "int4"
@@ -198,8 +198,8 @@ class TypesConfig:
             value = getattr(self, name)
             _check(value in WEIGHT_TYPES or (name == "head" and value == ""), f"types.{name}", value,
                    f"one of {sorted(WEIGHT_TYPES)}")
-        _check(self.group_size in (0, 32, 64, 128), "types.group_size", self.group_size,
-               "32, 64, 128, or 0 for the whole row")
+        _check(self.group_size in (0, 16, 32, 64, 128), "types.group_size", self.group_size,
+               "16, 32, 64, 128, or 0 for the whole row")
         _check(self.acts in (4, 8, 16), "types.acts", self.acts, "4, 8 or 16")
         _check(self.kv in ("int8", "int4"), "types.kv", self.kv, '"int8" or "int4"')
 

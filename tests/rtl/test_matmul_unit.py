@@ -21,7 +21,7 @@ FLOATS = 512
 
 
 def config(family, rows, cols, lanes, bus, drain=1, act_bits=8):
-    weights = ("int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
+    weights = ("int8", "int7", "int5", "int4", "int1", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
     return Config(
         array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
                           weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
@@ -138,6 +138,9 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
         ("bitmod_fp4", dict(n=40, k=96, group=32, rows=rows)),
         ("bitmod_fp3", dict(n=16, k=72, group=32, rows=rows)),
         ("int4_asym", dict(n=20, k=80, group=32, rows=rows)),
+        ("int5", dict(n=16, k=64, group=16, rows=rows)),
+        ("int7", dict(n=16, k=40, group=32, rows=rows)),
+        ("int1", dict(n=20, k=100, group=32, rows=rows)),
         ("int8", dict(n=32, k=40, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
         ("ternary", dict(n=40, k=120, group=32, rows=rows)),
         ("ternary", dict(n=24, k=200, group=0, rows=rows)),

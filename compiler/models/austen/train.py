@@ -3,10 +3,12 @@
     apt-get download r-cran-janeaustenr && dpkg -x r-cran-janeaustenr_*.deb novels
     pip install torch==2.13.0 numpy tokenizers safetensors rdata
     python train.py novels --steps 6000
+    python train.py novels --steps 4500 --ternary --out ../austen_ternary
 
 A Llama-architecture transformer of about half a million parameters. The last part of the training
 runs with weights rounded to 4 bits in groups of 64 (straight-through), so that the model
-tolerates the rounding that accelerators do to it.
+tolerates the rounding that accelerators do to it. With ``--ternary`` the whole training runs with ternary
+matrices and 8-bit activations (BitNet b1.58, arXiv 2402.17764); embedding and output head keep 8 bits.
 """
 
 import argparse
@@ -75,8 +77,24 @@ def round_weights(w: torch.Tensor, bits: int, group: int = 64) -> torch.Tensor:
     return w + ((g / scale).round().clamp(-top, top) * scale).reshape(w.shape).sub(w).detach()
 
 
+def round_ternary(w: torch.Tensor) -> torch.Tensor:
+    """-s, 0 or s with s the tensor's mean magnitude, whichever is nearest (BitNet b1.58); straight-through."""
+    scale = w.abs().mean().clamp_min(1e-8)
+    return w + ((w / scale).round().clamp(-1, 1) * scale).sub(w).detach()
+
+
+def round_acts(x: torch.Tensor) -> torch.Tensor:
+    """8-bit integers, one scale a token; straight-through."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
+    return x + ((x / scale).round() * scale).sub(x).detach()
+
+
+TERNARY = -1  # for `bits`
+NAMES = {0: "float", 3: "3 bits", 4: "4 bits", TERNARY: "ternary"}
+
+
 class Llama(torch.nn.Module):
-    """Parameters under their Hugging Face names; `bits` 0 is float, else weights are rounded."""
+    """Parameters under their Hugging Face names; `bits` 0 is float, else weights are rounded, TERNARY as BitNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +118,14 @@ class Llama(torch.nn.Module):
     def forward(self, ids: torch.Tensor, bits: int = 0) -> torch.Tensor:
         def weight(name: str) -> torch.Tensor:
             w = self.w[name.replace(".", "/")]
-            return round_weights(w, bits) if bits and w.ndim == 2 else w
+            if not bits or w.ndim == 1:
+                return w
+            if bits == TERNARY:
+                return round_weights(w, 8) if name == "model.embed_tokens" else round_ternary(w)
+            return round_weights(w, bits)
+
+        def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+            return (round_acts(x) if bits == TERNARY else x) @ weight(name).T
 
         def norm(x: torch.Tensor, name: str) -> torch.Tensor:
             return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight(name)
@@ -115,15 +140,21 @@ class Llama(torch.nn.Module):
         for i in range(LAYERS):
             p = f"model.layers.{i}."
             h = norm(x, p + "input_layernorm")
-            q, k, v = ((h @ weight(f"{p}self_attn.{c}_proj").T).view(batch, n, -1, HEAD).transpose(1, 2)
-                       for c in "qkv")
+            q, k, v = (linear(h, f"{p}self_attn.{c}_proj").view(batch, n, -1, HEAD).transpose(1, 2) for c in "qkv")
             k, v = (t.repeat_interleave(HEADS // KV_HEADS, 1) for t in (rotate(k), v))
             a = F.scaled_dot_product_attention(rotate(q), k, v, is_causal=True)
-            x = x + a.transpose(1, 2).reshape(batch, n, -1) @ weight(p + "self_attn.o_proj").T
+            x = x + linear(a.transpose(1, 2).reshape(batch, n, -1), p + "self_attn.o_proj")
             h = norm(x, p + "post_attention_layernorm")
-            g = F.silu(h @ weight(p + "mlp.gate_proj").T) * (h @ weight(p + "mlp.up_proj").T)
-            x = x + g @ weight(p + "mlp.down_proj").T
-        return norm(x, "model.norm") @ weight("model.embed_tokens").T
+            g = F.silu(linear(h, p + "mlp.gate_proj")) * linear(h, p + "mlp.up_proj")
+            x = x + linear(g, p + "mlp.down_proj")
+        return linear(norm(x, "model.norm"), "model.embed_tokens")
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Replace the matrices of the layers by what they are rounded to: those of a ternary model."""
+        for name, w in self.w.items():
+            if w.ndim == 2 and "embed" not in name:
+                w.copy_(round_ternary(w))
 
 
 @torch.no_grad()
@@ -149,6 +180,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")
+    parser.add_argument("--ternary", action="store_true", help="matrices of -s, 0, s throughout; 8-bit activations")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
@@ -171,7 +203,7 @@ def main() -> None:
             group["lr"] = rate
         begin = torch.randint(len(ids) - 257, (args.batch,))
         batch = torch.stack([ids[b : b + 257] for b in begin])
-        logits = model(batch[:, :-1], bits=4 if done > 0.7 else 0)
+        logits = model(batch[:, :-1], bits=TERNARY if args.ternary else 4 if done > 0.7 else 0)
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -180,12 +212,17 @@ def main() -> None:
         if step % 100 == 0:
             print(f"step {step:5}/{args.steps}  loss {loss.item():.4f}  {time.time() - start:.0f} s",
                   flush=True)
-    save(model, tokenizer, held, args.out)
     per_character = len(held_ids) / len(held) / math.log(2)
-    for bits in (0, 4, 3):
+    for bits in (TERNARY,) if args.ternary else (0, 4, 3):
         nats = held_out_loss(model, held_ids, bits)
-        print(f"held out, {bits or 'float'} bits: {nats:.4f} nats per token, "
+        print(f"held out, {NAMES.get(bits, str(bits))}: {nats:.4f} nats per token, "
               f"{nats * per_character:.3f} bits per character")
+    if args.ternary:
+        model.settle()
+        nats = held_out_loss(model, held_ids, 0)
+        print(f"held out, ternary matrices, float activations and head: {nats:.4f} nats per token, "
+              f"{nats * per_character:.3f} bits per character")
+    save(model, tokenizer, held, args.out)
     prompt = tokenizer.encode("It was a truth").ids
     generator = np.random.default_rng(0)
     for _ in range(120):
