@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordline.cli import dram, models, tools, verify
+from wordline.cli import dram, models, pe_area, tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.energy import energy
 from wordline.cli.run import demo, run
@@ -44,6 +44,7 @@ app.command()(tools.disasm)
 app.command()(tools.gen)
 app.command()(tools.synth)
 app.command()(energy)
+tools.pe.command("area")(pe_area.area)
 app.add_typer(tools.pe, name="pe")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dram.app, name="dram")

@@ -47,12 +47,6 @@ class Resources:
     critical_path: list[str] = field(default_factory=list)
 
 
-def _sources(config: Config, folder: Path) -> list[str]:
-    for name, text in verilog.emit(config).items():
-        (folder / name).write_text(text)
-    return ["accelerator.v", "column.v"]
-
-
 def count(stat: str, target: str) -> dict[str, float]:
     """Resources out of what Yosys' ``stat -json`` wrote."""
     cells = json.loads(stat)["design"]["num_cells_by_type"]
@@ -60,13 +54,24 @@ def count(stat: str, target: str) -> dict[str, float]:
             for name, kinds in _CELLS[target].items()}
 
 
-def synthesise(config: Config, target: str, yosys: Run, folder: Path) -> Resources:
-    """Map the accelerator to a target's cells; `yosys` runs the tool with arguments in a folder."""
-    files = _sources(config, folder)
-    command = _COMMANDS[target].format(top="accelerator", json="accelerator.json")
-    script = f"read_verilog {' '.join(files)}; {command}; flatten; tee -q -o stat.json stat -json"
+def command(target: str, top: str) -> str:
+    """Yosys' command that maps to a target and writes ``TOP.json`` for nextpnr."""
+    return _COMMANDS[target].format(top=top, json=f"{top}.json")
+
+
+def map_verilog(files: dict[str, str], top: str, target: str, yosys: Run, folder: Path) -> dict[str, float]:
+    """Resources of Verilog files by name; `yosys` runs the tool with arguments in a folder."""
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    script = (f"read_verilog {' '.join(files)}; {command(target, top)}; flatten; "
+              "tee -q -o stat.json stat -json")
     yosys(["-q", "-p", script], folder)
-    return Resources(target, count((folder / "stat.json").read_text(), target))
+    return count((folder / "stat.json").read_text(), target)
+
+
+def synthesise(config: Config, target: str, yosys: Run, folder: Path) -> Resources:
+    """Map the accelerator to a target's cells."""
+    return Resources(target, map_verilog(verilog.emit(config), "accelerator", target, yosys, folder))
 
 
 def wrapper(accelerator: str) -> str:
@@ -104,7 +109,7 @@ def place_and_route(config: Config, yosys: Run, nextpnr: Run, folder: Path, *, s
     resources = synthesise(config, "ecp5", yosys, folder)
     (folder / "wrapper.v").write_text(wrapper((folder / "accelerator.v").read_text()))
     yosys(["-q", "-p", "read_verilog accelerator.v column.v wrapper.v; "
-           + _COMMANDS["ecp5"].format(top="wrapper", json="wrapper.json")], folder)
+           + command("ecp5", "wrapper")], folder)
     nextpnr(["--85k", "--package", "CABGA381", "--speed", "6", "--json", "wrapper.json",
              "--lpf-allow-unconstrained", "--freq", str(config.clock_mhz), "--seed", str(seed),
              # The default router rips up without end where the float units crowd; this one negotiates.

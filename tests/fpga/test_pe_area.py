@@ -1,0 +1,123 @@
+"""`wordline pe area`: the flow on circuits whose gates can be counted by hand, and the sums made of parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wordline.cli.main import app
+from wordline.fpga import gates, pe_area
+from wordline.fpga.pe_points import Part, Point, TermEncoder, WeightDecoder
+from wordline.pe.datatypes import WeightKind
+from wordline.sim import toolchain
+
+TINY = Path(__file__).parent / "tiny.lib"
+
+
+def yosys(args: list[str], cwd: Path) -> str:
+    return toolchain.yosys().run(args, cwd=cwd)
+
+
+def held_nands(n: int) -> str:
+    """A chain of n inverted ands, then a register: n NANDs, one flip-flop, a path of n NANDs."""
+    chain = "".join(f"assign w[{i + 1}] = ~(w[{i}] & a[{i}]);" for i in range(n))
+    return (f"module top(input clk, input [{n - 1}:0] a, input b, output reg o); wire [{n}:0] w; assign w[0] = b;"
+            f"{chain} always @(posedge clk) o <= w[{n}]; endmodule")
+
+
+def test_gates_are_those_of_the_circuit(tmp_path: Path):
+    library = gates.load_library(TINY)
+    assert (library.name, library.nand2_um2) == ("tiny", 4.0)
+    mapped = gates.map_gates(held_nands(3), library, 1.0, yosys, tmp_path)
+    assert (mapped.area_um2, mapped.flops_um2, mapped.cells) == (3 * 4 + 16, 16, 4)
+    assert mapped.path_ns == pytest.approx(0.6) and mapped.recipe == "area"
+    registers = "module top(input clk, input a, output reg o); always @(posedge clk) o <= a; endmodule"
+    alone = gates.map_gates(registers, library, 1.0, yosys, tmp_path)
+    assert (alone.area_um2, alone.path_ns) == (16, 0)
+
+
+def mapped(area: float, path: float, recipe: str = "area") -> gates.Gates:
+    return gates.Gates(area, 0, path, 1, recipe)
+
+
+def test_the_smallest_that_meets_the_clock_counts():
+    small, fast, faster = mapped(10, 5), mapped(12, 4), mapped(13, 3)
+    assert gates.best([small, fast, faster], 5) == small
+    assert gates.best([small, fast, faster], 4) == fast
+    assert gates.best([small, fast, faster], 1) == faster
+
+
+class Counting:
+    """A target whose sizes are the lengths of the Verilog, and which counts what it is asked."""
+
+    name, size, asked = "counting", "area_um2", 0
+
+    def key(self) -> str:
+        return self.name
+
+    def measure(self, text: str, folder: Path) -> dict[str, float | str]:
+        self.asked += 1
+        return {"area_um2": float(len(text)), "path_ns": 6.0}
+
+
+def test_parts_are_summed_by_role_and_measured_once(tmp_path: Path):
+    def encoder():
+        return TermEncoder(WeightKind.INT2)
+
+    def decoder():
+        return WeightDecoder(WeightKind.FP3)
+
+    point = Point("test", "int1", 1, "int1", 2.0, (
+        Part("pe", 3, encoder), Part("inside", 1, encoder, "inside"), Part("shared", 0.5, decoder, "outside")), "unit")
+    target = Counting()
+    (row,) = pe_area.measure([point], target, tmp_path, lambda _: None)
+    pe, _, shared = (float(part.figures["area_um2"]) for part in row.parts)
+    assert row.alone == 2 * pe and row.whole == 3 * pe + 0.5 * shared
+    # A path of 6 ns at a clock of 4 ns computes two thirds as much.
+    assert row.per_mac(4.0) == (row.alone * 1.5 / 2, row.whole * 1.5 / 2)
+    assert row.per_mac(8.0) == row.per_mac() == (row.alone / 2, row.whole / 2)
+    assert target.asked == 2
+    assert pe_area.measure([point], target, tmp_path, lambda _: None) == [row] and target.asked == 2
+    other = Counting()
+    other.name = "another"
+    pe_area.measure([point], other, tmp_path, lambda _: None)
+    assert other.asked == 2
+    record = pe_area.records([row], row, None)[0]
+    assert record["alone_ratio"] == record["whole_ratio"] == 1 and record["provenance"] == "gates"
+
+
+def test_an_fpga_counts_luts(tmp_path: Path):
+    point = Point("test", "fp3", 3, "int8", 1.0, (Part("decoder", 1, lambda: WeightDecoder(WeightKind.FP3)),), "unit")
+    (row,) = pe_area.measure([point], pe_area.FpgaTarget("ecp5", yosys, "test"), tmp_path, lambda _: None)
+    figures = row.parts[0].figures
+    # Five bits in; eight out, of which the upper ones are the sign.
+    assert 2 <= figures["LUT4"] <= 16 and figures["FF"] == figures["DSP"] == figures["EBR"] == 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "name a family or --all; there are mac, "),
+    (["nothing"], "no family nothing; there are mac, "),
+    (["mac", "--liberty", "{tmp}/no.lib"], "No such file"),
+    (["mac", "--liberty", "{tmp}/empty.lib"], "not a Liberty library"),
+    (["mac", "--liberty", "{tmp}/bare.lib"], "no cell whose name has `nand2`"),
+])
+def test_errors_are_one_line(arguments, message, tmp_path: Path):
+    (tmp_path / "empty.lib").write_text("")
+    (tmp_path / "bare.lib").write_text("library (bare) {\n  cell (INV) { area : 1; }\n}\n")
+    arguments = [a.format(tmp=tmp_path) for a in arguments]
+    result = CliRunner().invoke(app, ["pe", "area", *arguments, "-o", str(tmp_path / "out")], env={"COLUMNS": "500"})
+    assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_prints(tmp_path: Path):
+    arguments = ["pe", "area", "mac", "--liberty", str(TINY), "--json", "-o", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    tree = json.loads((tmp_path / "area.json").read_text())
+    assert tree["nand2_um2"] == 4.0 and tree["command"][0] == "wordline"
+    sizes = {p["weights"]: p["alone_per_mac"] for p in tree["points"] if p["family"] == "mac"}
+    assert sizes["int2"] < sizes["int4"] < sizes["int8"]
+    assert len((tmp_path / "area.csv").read_text().splitlines()) == 1 + len(tree["points"])
