@@ -24,7 +24,6 @@ from wordline.compiler.model import load_model
 from wordline.compiler.program import Program
 from wordline.compiler.transformer import compile_model
 from wordline.fpga import synth as fpga_synth
-from wordline.pe.datatypes import WeightKind
 from wordline.pe.family import FAMILIES, family
 from wordline.rtl import verilog
 from wordline.rtl.config import load_config
@@ -124,20 +123,22 @@ def _pe() -> None:
 
 @pe.command("list")
 def pe_list(
-    lanes: Annotated[int, typer.Option(help="Products along K per step.")] = 16,
+    lanes: Annotated[int, typer.Option(min=1, help="Products along K per step.")] = 16,
+    act_bits: Annotated[int, typer.Option(min=4, max=16, help="Bits of an activation: 4, 8 or 16.")] = 8,
     json_: JsonOption = False,
 ) -> None:
     """List the families, what each decodes, and its declared timing."""
     rows = []
     for name in FAMILIES:
         cls = family(name)
-        for kind in WeightKind:
-            timing = cls.timing(kind, lanes)
+        for kind in sorted(cls.KINDS):
+            timing = cls.timing(kind, lanes, act_bits)
             rows.append({"family": name, "kind": kind.name, "interval": timing.interval, "latency": timing.latency})
     if json_:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("family", "weight kind", "cycles per step", "latency", title=f"{lanes} lanes")
+    table = Table("family", "weight kind", "cycles per step", "latency",
+                  title=f"{lanes} lanes, {act_bits}-bit activations")
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
     Console().print(table)

@@ -21,6 +21,9 @@ from wordline.pe.mac import decode_weight
 #: Shape of the columns compared: tokens, products a step, bits of an activation, weights in a group.
 ROWS, LANES, ACT_BITS, GROUP = 4, 4, 8, 128
 
+#: Columns that share a family's front, as LUT Tensor Core's tile M2N64K4 has.
+COLUMNS = 64
+
 #: Name of the point that all others are compared with.
 YARDSTICK = "fp16_mac fp16 x fp16, 1 lane"
 
@@ -86,7 +89,7 @@ class WeightDecoder(wiring.Component):
 
 def column_points() -> list[Point]:
     """Every family of the array with every kind that it decodes, integer activations."""
-    return [column_point(name, kind) for name in FAMILIES for kind in WeightKind]
+    return [column_point(name, kind) for name in FAMILIES for kind in sorted(family(name).KINDS)]
 
 
 def column_point(name: str, kind: WeightKind) -> Point:
@@ -96,7 +99,7 @@ def column_point(name: str, kind: WeightKind) -> Point:
     def column() -> PeColumn:
         return cls(rows=ROWS, lanes=LANES, act_bits=ACT_BITS, kinds=kinds, group_max=GROUP)
 
-    interval = cls.timing(kind, LANES).interval
+    interval = cls.timing(kind, LANES, ACT_BITS).interval
     rate = bits_per_cycle(GROUP // LANES * interval)
 
     def dequant() -> GroupDequant:
@@ -104,6 +107,8 @@ def column_point(name: str, kind: WeightKind) -> Point:
                             sum_bits=signed_bits(GROUP << (ACT_BITS - 1)), rate=rate, asymmetric=False)
 
     parts = [Part("column", 1, column), Part("dequantiser", 1, dequant, "outside")]
+    if cls.FRONT:
+        parts.append(Part("front", 1 / COLUMNS, lambda: cls.FRONT(cls, rows=ROWS, lanes=LANES, act_bits=ACT_BITS), "outside"))
     if name == "bit_serial":
         parts.append(Part("encoders", LANES, lambda: TermEncoder(kind), "inside"))
     if name == "mac" and kind in (WeightKind.FP4, WeightKind.FP3):

@@ -6,12 +6,12 @@ form the first (MixPE, arXiv 2411.16158, dequantises after the group in the same
 """
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from wordline.pe.family import adder_tree, signed_bits, tree_levels
+from wordline.pe.family import act_layout, adder_tree, signed_bits, tree_levels
 
 
 class ActSum(wiring.Component):
@@ -42,7 +42,7 @@ class ActSum(wiring.Component):
         self.rows, self.lanes, self.depth = rows, lanes, depth
         self.sum_bits = signed_bits(group_max << (act_bits - 1))
         self.latency = 2 + tree_levels(lanes)
-        acts = data.ArrayLayout(data.ArrayLayout(signed(act_bits), lanes), rows)
+        acts = act_layout(rows, lanes, act_bits)
         super().__init__({
             "steps": In(stream.Signature(data.StructLayout({"acts": acts, "last": 1}), always_ready=True)),
             "xsum": Out(stream.Signature(data.ArrayLayout(signed(self.sum_bits), rows))),
@@ -70,7 +70,7 @@ class ActSum(wiring.Component):
         m.d.sync += finished.eq(summed & ends)
         accs = []
         for r in range(self.rows):
-            total, _ = adder_tree(m, [step.acts[r][i] for i in range(self.lanes)], Const(1), f"tree_{r}")
+            total = adder_tree(m, [step.acts[r][i] for i in range(self.lanes)], f"tree_{r}")
             acc = Signal(signed(self.sum_bits), name=f"acc_{r}")
             with m.If(summed):
                 m.d.sync += acc.eq(Mux(first, 0, acc) + total)

@@ -8,7 +8,7 @@ integers, so the alignment of exponents falls away and the dot product is exact.
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data
 
 from wordline.pe.datatypes import (
@@ -20,11 +20,12 @@ from wordline.pe.datatypes import (
     KIND_BITS,
     WeightKind,
 )
-from wordline.pe.family import PeColumn, Timing, adder_tree, tree_levels
+from wordline.pe.family import adder_tree, tree_levels
+from wordline.pe.pipeline import PipelinedColumn, Step, register
 
 #: Terms of a code: radix-4 Booth digits of an integer, set bits of a BitMoD float.
 TERMS = {kind: (bits + 1) // 2 for kind, bits in INT_BITS.items()} | {
-    WeightKind.INT1: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
+    WeightKind.INT1: 1, WeightKind.TERNARY: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
 
 _FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
 
@@ -51,11 +52,15 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
             with m.Case(k):
                 bits = KIND_BITS[k]
                 if k is WeightKind.INT1:
-                    m.d.comb += [term.sign.eq(~code[0]), term.man.eq(1)]
+                    m.d.comb += [term.sign.eq(~code[0]), term.man.eq(index == 0)]
+                    continue
+                if k is WeightKind.TERNARY:
+                    m.d.comb += [term.sign.eq(code[1]), term.man.eq(code[0] & (index == 0))]
                     continue
                 if k in INT_BITS:
+                    # An even number, for those who take two at once: the last may be zero.
                     extended = Cat(Const(0, 1), code[:bits], code[bits - 1].replicate(9 - bits))
-                    triple = Array(extended[2 * i : 2 * i + 3] for i in range(TERMS[k]))[index]
+                    triple = Array(extended[2 * i : 2 * i + 3] for i in range(TERMS[k] + TERMS[k] % 2))[index]
                     m.d.comb += [
                         term.sign.eq(triple[2]),
                         term.exp.eq((triple == 0b011) | (triple == 0b100)),
@@ -89,7 +94,19 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
     return term
 
 
-class BitSerialColumn(PeColumn):
+def shifted(term: Any, act: Value) -> Value:
+    """The activation times a term, but for the term's significance."""
+    value = (act << term.exp).as_signed()
+    return Mux(term.man, Mux(term.sign, -value, value), 0)[: len(act) + 4].as_signed()
+
+
+def significance(kind: Value, index: Value) -> Value:
+    """Power of two of term number `index`: its exponent is counted from there."""
+    is_float = (kind == WeightKind.FP4) | (kind == WeightKind.FP3)
+    return Mux(is_float, index == 0, index << 1)[:3]
+
+
+class BitSerialColumn(PipelinedColumn):
     """``dot[r] = sum(+-(act[r][k] << exp) << significance)`` over the terms of the codes of a group.
 
     Shifters and adders, no multiplier. The encoder is shared by the rows, as BitMoD shares it down a PE
@@ -98,73 +115,28 @@ class BitSerialColumn(PeColumn):
     other, term, addend, adder tree, significance, accumulator.
     """
 
+    KINDS = frozenset(TERMS)
+    SHIFTS = 6
+
     @classmethod
-    def timing(cls, kind: WeightKind, lanes: int) -> Timing:
-        return Timing(interval=TERMS[kind], latency=4 + TERMS[kind] + tree_levels(lanes))
+    def cycles(cls, kind: WeightKind, act_bits: int) -> int:
+        return TERMS[kind]
 
-    def elaborate(self, platform):
-        m = Module()
-        step = self.weights.payload
-        enable, more = Signal(), Signal()
-        count = Signal(range(4))  # terms of the held step still to come after this one
-        m.d.comb += [
-            enable.eq(~self.dots.valid | self.dots.ready),
-            more.eq(count != 0),
-            self.acts.ready.eq(enable & ~more & self.weights.valid),
-            self.weights.ready.eq(enable & ~more & self.acts.valid),
-        ]
-        taken = self.acts.valid & self.weights.valid
+    @classmethod
+    def depth(cls, lanes: int) -> int:
+        return 2 + tree_levels(lanes)
 
-        # The step is held while its terms go out.
-        held = Signal.like(self.weights.payload)
-        acts = Signal.like(self.acts.payload)
-        index, busy = Signal(range(4)), Signal()
-        terms = Array(TERMS.get(k, 1) for k in range(16))
-        with m.If(enable):
-            with m.If(more):
-                m.d.sync += [count.eq(count - 1), index.eq(index + 1)]
-            with m.Else():
-                m.d.sync += busy.eq(taken)
-                with m.If(taken):
-                    m.d.sync += [held.eq(step), acts.eq(self.acts.payload), index.eq(0),
-                                 count.eq(terms[step.kind] - 1)]
+    def place(self, m: Module, step: Step) -> tuple[Value, Value]:
+        return significance(step.kind, step.index), Const(0)
 
-        is_float = (held.kind == WeightKind.FP4) | (held.kind == WeightKind.FP3)
-        depth = 2 + tree_levels(self.lanes) + 1
-        valid, last = Signal(depth), Signal(depth)
-        shifts = [Signal(3, name=f"significance_{i}") for i in range(depth - 1)]
-        with m.If(enable):
-            m.d.sync += [valid.eq((valid << 1) | busy), last.eq((last << 1) | (held.last & ~more))]
-            m.d.sync += shifts[0].eq(Mux(is_float, index == 0, index << 1))
-            m.d.sync += [b.eq(a) for a, b in zip(shifts, shifts[1:], strict=False)]
-            m.d.sync += self.dots.valid.eq(valid[-1] & last[-1])
-
-        encoded = []
-        for i in range(self.lanes):
-            term = encode_term(m, held.codes[i], held.kind, held.select, index, self.kinds, f"term_{i}")
-            register = Signal(Term, name=f"encoded_{i}")
-            with m.If(enable):
-                m.d.sync += register.eq(term)
-            encoded.append(register)
-
-        first = Signal(init=1)
-        with m.If(enable & valid[-1]):
-            m.d.sync += first.eq(last[-1])
+    def sums(self, m: Module, step: Step) -> list[Value]:
+        encoded = [encode_term(m, code, step.kind, step.select, step.index, self.kinds, f"term_{i}")
+                   for i, code in enumerate(step.codes)]
+        terms = [register(m, term, f"encoded_{i}") for i, term in enumerate(encoded)]
+        sums = []
         for r in range(self.rows):
-            addends = []
-            for i, term in enumerate(encoded):
-                act = Signal(signed(self.act_bits), name=f"act_{r}_{i}")
-                shifted = (act << term.exp).as_signed()
-                addend = Signal(signed(self.act_bits + 4), name=f"addend_{r}_{i}")
-                with m.If(enable):
-                    m.d.sync += act.eq(acts[r][i])
-                    m.d.sync += addend.eq(Mux(term.man, Mux(term.sign, -shifted, shifted), 0))
-                addends.append(addend)
-            total, _ = adder_tree(m, addends, enable, f"tree_{r}")
-            scaled = Signal(signed(len(total) + 6), name=f"scaled_{r}")
-            acc = self.dots.payload[r]
-            with m.If(enable):
-                m.d.sync += scaled.eq(total << shifts[-1])
-            with m.If(enable & valid[-1]):
-                m.d.sync += acc.eq(Mux(first, 0, acc) + scaled)
-        return m
+            addends = [
+                register(m, shifted(term, register(m, step.acts[r][i], f"act_{r}_{i}")), f"addend_{r}_{i}")
+                for i, term in enumerate(terms)]
+            sums.append(adder_tree(m, addends, f"tree_{r}"))
+        return sums

@@ -27,6 +27,8 @@ class WeightKind(enum.IntEnum, shape=unsigned(4)):
     INT5 = 8
     #: Bipolar: code 0 is -1, code 1 is +1 (bipolar-INT, arXiv 2409.17870).
     INT1 = 9
+    #: Bit 0: not zero, bit 1: negative.
+    TERNARY = 15
 
 
 class AuxKind(enum.IntEnum, shape=unsigned(2)):
@@ -50,7 +52,7 @@ INT_BITS = {WeightKind.INT8: 8, WeightKind.INT7: 7, WeightKind.INT6: 6, WeightKi
             WeightKind.INT3: 3, WeightKind.INT2: 2}
 _FLOAT_TABLES = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL),
                  WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
-KIND_BITS = INT_BITS | {WeightKind.INT1: 1, WeightKind.FP4: 4, WeightKind.FP3: 3}
+KIND_BITS = INT_BITS | {WeightKind.INT1: 1, WeightKind.FP4: 4, WeightKind.FP3: 3, WeightKind.TERNARY: 2}
 
 
 def decode_table(kind: WeightKind, select: int = 0) -> np.ndarray:
@@ -61,6 +63,8 @@ def decode_table(kind: WeightKind, select: int = 0) -> np.ndarray:
         return np.array([-1, 1], np.int8)
     if kind in INT_BITS:
         return (codes - ((codes >> (bits - 1)) << bits)).astype(np.int8)
+    if kind is WeightKind.TERNARY:
+        return np.array([0, 1, 0, -1], np.int8)
     magnitudes, special = _FLOAT_TABLES[kind]
     values = np.concatenate([magnitudes, np.negative(magnitudes)])
     values[1 << (bits - 1)] = special[select]
@@ -117,12 +121,12 @@ class WeightType:
         return values - np.asarray(aux, np.int16) if self.aux is AuxKind.ZERO else values
 
     def codebook(self, select: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Values in increasing order and their codes; symmetric integers leave out the lowest code."""
+        """Values in increasing order and their codes; symmetric integers leave out the lowest code, and
+        of two codes of a value the higher."""
         table = decode_table(self.kind, select).astype(int)
-        order = np.argsort(table, kind="stable")
-        if self.aux is AuxKind.NONE:
-            order = order[table[order] >= -table.max()]
-        return table[order], order.astype(np.uint8)
+        values, codes = np.unique(table, return_index=True)
+        kept = values >= (-table.max() if self.aux is AuxKind.NONE else values.min())
+        return values[kept], codes[kept].astype(np.uint8)
 
 
 def _integers() -> list[WeightType]:
@@ -136,7 +140,7 @@ WEIGHT_TYPES: dict[str, WeightType] = {t.name: t for t in [
     WeightType("int1", 1, WeightKind.INT1),
     WeightType("bitmod_fp4", 4, WeightKind.FP4, AuxKind.SELECT),
     WeightType("bitmod_fp3", 3, WeightKind.FP3, AuxKind.SELECT),
-    WeightType("ternary", 2, WeightKind.INT2, trits=True),
+    WeightType("ternary", 2, WeightKind.TERNARY, trits=True),
 ]}
 
 

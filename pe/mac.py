@@ -1,9 +1,10 @@
 """`mac`: the bit-parallel baseline, one integer multiplier per lane."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 
-from wordline.pe.datatypes import KIND_BITS, WeightKind, decode_table
-from wordline.pe.family import PeColumn, Timing, adder_tree, tree_levels
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind, decode_table
+from wordline.pe.family import adder_tree, tree_levels
+from wordline.pe.pipeline import PipelinedColumn, Step, register
 
 
 def decode_weight(m: Module, code, kind, select, kinds: frozenset[WeightKind], name: str) -> Signal:
@@ -15,17 +16,18 @@ def decode_weight(m: Module, code, kind, select, kinds: frozenset[WeightKind], n
                 bits = KIND_BITS[k]
                 if k is WeightKind.INT1:
                     m.d.comb += value.eq(Mux(code[0], 1, -1))
-                elif k in (WeightKind.FP4, WeightKind.FP3):
-                    table = Array([int(v) for v in decode_table(k)])
-                    special = Array([int(decode_table(k, s)[1 << (bits - 1)]) for s in range(4)])
-                    is_special = code[:bits] == 1 << (bits - 1)
-                    m.d.comb += value.eq(Mux(is_special, special[select], table[code[:bits]]))
-                else:
+                    continue
+                if k in INT_BITS:
                     m.d.comb += value.eq(code[:bits].as_signed())
+                    continue
+                table = Array([int(v) for v in decode_table(k)])
+                special = Array([int(decode_table(k, s)[1 << (bits - 1)]) for s in range(4)])
+                is_special = code[:bits] == 1 << (bits - 1)
+                m.d.comb += value.eq(Mux(is_special, special[select], table[code[:bits]]))
     return value
 
 
-class MacColumn(PeColumn):
+class MacColumn(PipelinedColumn):
     """``dot[r] = sum(act[r][k] * value(code[k]) for k in the group)`` with a multiplier per row and lane.
 
     Codes are decoded to signed 8-bit integers once for all rows. A product of 16 by 8 bits fits one DSP block
@@ -33,48 +35,25 @@ class MacColumn(PeColumn):
     Interval 1 for every kind; latency ``3 + ceil(log4(lanes))``: operands, products, adder tree, accumulator.
     """
 
+    KINDS = frozenset(WeightKind)
+    HOLDS = False
+
     @classmethod
-    def timing(cls, kind: WeightKind, lanes: int) -> Timing:
-        return Timing(interval=1, latency=3 + tree_levels(lanes))
+    def cycles(cls, kind: WeightKind, act_bits: int) -> int:
+        return 1
 
-    def elaborate(self, platform):
-        m = Module()
-        step = self.weights.payload
-        # Everything freezes while a finished dot product is not taken.
-        enable = Signal()
-        m.d.comb += [
-            enable.eq(~self.dots.valid | self.dots.ready),
-            self.acts.ready.eq(enable & self.weights.valid),
-            self.weights.ready.eq(enable & self.acts.valid),
-        ]
-        taken = self.acts.valid & self.weights.valid
+    @classmethod
+    def depth(cls, lanes: int) -> int:
+        return 2 + tree_levels(lanes)
 
-        weights = [Signal(signed(8), name=f"weight_{i}") for i in range(self.lanes)]
-        for i, weight in enumerate(weights):
-            decoded = decode_weight(m, step.codes[i], step.kind, step.select, self.kinds, f"decoded_{i}")
-            with m.If(enable):
-                m.d.sync += weight.eq(decoded)
-
-        # valid and last travel with the data through operand, product and tree registers.
-        depth = 2 + tree_levels(self.lanes)
-        valid, last = Signal(depth), Signal(depth)
-        with m.If(enable):
-            m.d.sync += [valid.eq((valid << 1) | taken), last.eq((last << 1) | step.last)]
-            m.d.sync += self.dots.valid.eq(valid[-1] & last[-1])
-
-        first = Signal(init=1)
-        with m.If(enable & valid[-1]):
-            m.d.sync += first.eq(last[-1])
+    def sums(self, m: Module, step: Step) -> list[Value]:
+        decoded = [decode_weight(m, code, step.kind, step.select, self.kinds, f"decoded_{i}")
+                   for i, code in enumerate(step.codes)]
+        weights = [register(m, value, f"weight_{i}") for i, value in enumerate(decoded)]
+        sums = []
         for r in range(self.rows):
-            products = []
-            for i, weight in enumerate(weights):
-                act = Signal(signed(self.act_bits), name=f"act_{r}_{i}")
-                product = Signal(signed(self.act_bits + 8), name=f"product_{r}_{i}")
-                with m.If(enable):
-                    m.d.sync += [act.eq(self.acts.payload[r][i]), product.eq(act * weight)]
-                products.append(product)
-            total, _ = adder_tree(m, products, enable, f"tree_{r}")
-            acc = self.dots.payload[r]
-            with m.If(enable & valid[-1]):
-                m.d.sync += acc.eq(Mux(first, 0, acc) + total)
-        return m
+            acts = [register(m, step.acts[r][i], f"act_{r}_{i}") for i in range(self.lanes)]
+            products = [register(m, (a * w)[: self.act_bits + 8].as_signed(), f"product_{r}_{i}")
+                        for i, (a, w) in enumerate(zip(acts, weights, strict=True))]
+            sums.append(adder_tree(m, products, f"tree_{r}"))
+        return sums

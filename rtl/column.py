@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightKind
 from wordline.pe.dequant import GroupDequant, bits_per_cycle, dequant_latency
-from wordline.pe.family import PeColumn, dot_bits, family, signed_bits
+from wordline.pe.family import Front, PeColumn, dot_bits, family, signed_bits
 from wordline.rtl.config import Config
 
 
@@ -24,14 +24,20 @@ class ColumnPlan:
         self.asymmetric = any(t.aux is AuxKind.ZERO for t in types)
         self.pe = family(a.family)
         self.sum_bits = signed_bits(a.group_max << (a.act_bits - 1))
-        interval = min(self.timing(kind).interval for kind in self.kinds) if self.kinds else 1
+        interval = min(self.timing(kind).interval for kind in self.kinds)
+        #: What the columns take of a step's activations.
+        self.operand = self.pe.operand(a.rows, a.lanes, a.act_bits)
         self.rate = bits_per_cycle(a.group_min // a.lanes * interval)
         #: Cycles from one group's end to the next that the dequantiser needs.
         self.spacing = 8 // self.rate
         self.dequant_latency = dequant_latency(self.rate, self.asymmetric)
 
     def timing(self, kind: WeightKind):
-        return self.pe.timing(kind, self.config.array.lanes)
+        return self.pe.timing(kind, self.config.array.lanes, self.config.array.act_bits)
+
+    def front(self) -> Front | None:
+        """The family's front, which serves all columns."""
+        return self.pe.front(self.config.array.rows, self.config.array.lanes, self.config.array.act_bits)
 
     def make_pe(self) -> PeColumn:
         a = self.config.array
@@ -50,7 +56,7 @@ class Column(wiring.Component):
     Members
     -------
     step, ready : In/Out, a step is offered and taken
-    acts, codes, kind, select, last : In, the step
+    acts, codes, kind, select, last : In, the step; `acts` as `PeColumn` takes it, behind the family's front
     dot_valid : Out, a group's dot products are there; in this cycle `xsum`, `scale`, `zero`, `first` and
         `final` (position of the group in its tile) are taken
     tile_done : Out, the accumulators of a tile have been copied for the drain
@@ -63,12 +69,12 @@ class Column(wiring.Component):
 
     @staticmethod
     def ports(config: Config) -> wiring.Signature:
-        a = config.array
+        a, plan = config.array, ColumnPlan(config)
         return wiring.Signature({
             "step": In(1), "ready": Out(1),
-            "acts": In(a.rows * a.lanes * a.act_bits), "codes": In(8 * a.lanes), "kind": In(4),
+            "acts": In(plan.operand.size), "codes": In(8 * a.lanes), "kind": In(4),
             "select": In(2), "last": In(1),
-            "dot_valid": Out(1), "xsum": In(a.rows * ColumnPlan(config).sum_bits), "scale": In(8),
+            "dot_valid": Out(1), "xsum": In(a.rows * plan.sum_bits), "scale": In(8),
             "zero": In(8), "first": In(1), "final": In(1),
             "tile_done": Out(1),
             "drain_row": In(range(max(a.rows, 2))), "drained": Out(a.acc_bits),

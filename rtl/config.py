@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from wordline.pe.datatypes import WEIGHT_TYPES
-from wordline.pe.family import FAMILIES
+from wordline.pe.family import family, served
 
 
 class ConfigError(ValueError):
@@ -38,7 +38,7 @@ class ArrayConfig:
     Parameters
     ----------
     family : str
-        PE family, a name in `wordline.pe.family.FAMILIES`.
+        PE family, a name in `wordline.pe.family.FAMILIES`, perhaps with options: ``bit_plane:pairs=4``.
     rows : int
         Tokens (or heads that share a key head) computed at once, 1 to 16.
     cols : int
@@ -71,7 +71,10 @@ class ArrayConfig:
     drain_lanes: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.family in FAMILIES, "array.family", self.family, f"one of {sorted(FAMILIES)}")
+        try:
+            pe = family(self.family)
+        except ValueError as error:
+            raise ConfigError(f"array.family = {self.family!r} is not allowed: {error}") from None
         _check(1 <= self.rows <= 16, "array.rows", self.rows, "1 to 16")
         for name in ("cols", "lanes"):
             value = getattr(self, name)
@@ -81,6 +84,8 @@ class ArrayConfig:
         _check(len(self.weights) > 0, "array.weights", self.weights, "at least one weight type")
         for name in self.weights:
             _check(name in WEIGHT_TYPES, "array.weights", name, f"one of {sorted(WEIGHT_TYPES)}")
+            _check(name in served(pe), "array.weights", name,
+                   f"array.family = {self.family!r} decodes {', '.join(served(pe))}")
         _check(24 <= self.acc_bits <= 64, "array.acc_bits", self.acc_bits, "24 to 64")
         _check(_power_of_two(self.group_min) and self.group_min >= self.lanes, "array.group_min",
                self.group_min, f"a power of two, at least array.lanes ({self.lanes})")

@@ -279,9 +279,15 @@ class MatmulUnit(wiring.Component):
                 act_sum.steps.payload.last.eq(group_last), act_sum.xsum.ready.eq(lead.dot_valid),
             ]
             xsum = act_sum.xsum.payload.as_value()
+        operand: Value = self.act.data
+        front = plan.front()
+        if front:
+            m.submodules.front = front
+            m.d.comb += [front.taken.eq(taken), front.acts.eq(self.act.data)]
+            operand = front.operand.as_value()
         for c, column in enumerate(columns):
             m.d.comb += [
-                column.step.eq(offer), column.acts.eq(self.act.data),
+                column.step.eq(offer), column.acts.eq(operand),
                 column.codes.eq(codes[8 * lanes * c : 8 * lanes * (c + 1)]),
                 column.kind.eq(kind), column.last.eq(group_last),
                 column.select.eq(select_word.word_select(c, 2)),

@@ -17,7 +17,6 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from wordline.compiler.program import Program
-from wordline.pe.datatypes import WeightKind
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
 from wordline.rtl.dispatch import IN_FLIGHT, QUEUE_DEPTH
@@ -170,7 +169,7 @@ def _params(config: Config) -> _Params:
         dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH,
         sum_settle=ADD + 1, sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency,
         trit_beat=trits[0], trit_step=trits[1])
-    for kind in WeightKind:
+    for kind in plan.kinds:
         timing = plan.timing(kind)
         p.interval[kind], p.latency[kind] = timing.interval, timing.latency
     return p

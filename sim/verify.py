@@ -17,7 +17,7 @@ import numpy as np
 from wordline.compiler.model import Model, ModelConfig, expected_shapes
 from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
-from wordline.pe.family import FAMILIES
+from wordline.pe.family import FAMILIES, family, served
 from wordline.rtl.config import Config, ConfigError, load_config
 from wordline.rtl.isa import Unit
 from wordline.sim import cycles
@@ -100,14 +100,14 @@ def hardware_config(name: str) -> Config:
 def random_hardware(number: int) -> Config:
     """A random configuration, always the same for a number; small, since each is compiled with Verilator."""
     rng = random.Random(f"hardware {number}")
-    types = ["int8", "int7", "int6", "int5", "int4", "int3", "int2", "int1", "int4_asym", "int3_asym", "bitmod_fp4",
-             "bitmod_fp3", "ternary"]
+    name = rng.choice(sorted(FAMILIES))
+    types = served(family(name))
     while True:
         cols, lanes, vector = rng.choice([8, 16]), rng.choice([8, 16]), rng.choice([2, 4, 8])
         overrides = {
-            "array.family": rng.choice(sorted(FAMILIES)), "array.rows": rng.randint(1, 3), "array.cols": cols,
+            "array.family": name, "array.rows": rng.randint(1, 3), "array.cols": cols,
             "array.lanes": lanes, "array.act_bits": rng.choice([8, 16]),
-            "array.weights": ["int8", *rng.sample(types, 2)], "array.group_min": lanes * rng.choice([1, 2, 4]),
+            "array.weights": ["int8", *rng.sample(types, 3)], "array.group_min": lanes * rng.choice([1, 2, 4]),
             "array.drain_lanes": rng.choice([1, 2, 4, 8]), "vector.lanes": vector,
             "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "memory.stream_beats": rng.choice([64, 128, 512]),
             "memory.vector_floats": 4096, "memory.matmul_floats": 4096, "memory.load_floats": 2048,

@@ -100,7 +100,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(model, settings, message):
 
 @pytest.mark.parametrize(("setting", "message"), [
     ("array.rows=99", r"array.rows = 99 is not allowed: 1 to 16"),
-    ("array.family=abacus", "array.family = 'abacus' is not allowed: one of"),
+    ("array.family=abacus", "array.family = 'abacus' is not allowed: no PE family 'abacus': one of"),
     ("array.wheels=3", "array.wheels is not a field"),
     ("types.kv=int5", "types.kv = 'int5' is not allowed"),
     ("array.lanes=true", "array.lanes = True is not allowed: a whole number"),

@@ -10,7 +10,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
 from wordline.pe.datatypes import KIND_BITS, WeightKind
-from wordline.pe.family import PeColumn, family
+from wordline.pe.family import PeColumn, act_layout, family
 
 PARAMETERS = json.loads(os.environ.get("PE_BENCH", "{}"))
 KINDS = PARAMETERS.get("kinds", ["INT8"])
@@ -55,7 +55,7 @@ async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     dice = random.Random(cocotb.RANDOM_SEED)
     lanes, rows = p["lanes"], p["rows"]
-    acts_shape = pe.acts.payload.shape()
+    acts_shape = act_layout(rows, lanes, p["act_bits"])
     step_shape = pe.weights.payload.shape()
     dot_shape = pe.dots.payload.shape()
     hold = dict(zip(("acts", "weights", "dots"), STALLS[stall], strict=True))
@@ -112,11 +112,12 @@ async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
             break
     assert len(results) == len(groups), f"only {len(results)} of {len(groups)} groups came out"
     if stall == "none":
+        timing = {kind: pe.timing(kind, lanes, p["act_bits"]) for kind in kinds}
         for (*_, kind), a, b in zip(steps, taken, taken[1:], strict=False):
-            assert b - a == pe.timing(kind, lanes).interval, f"{kind.name}: {b - a} cycles between steps"
+            assert b - a == timing[kind].interval, f"{kind.name}: {b - a} cycles between steps"
         ends = [cycle for (_, _, last, _), cycle in zip(steps, taken, strict=True) if last]
         for (_, _, kind, _), a, b in zip(groups, ends, results, strict=True):
-            assert b - a == pe.timing(kind, lanes).latency, f"{kind.name}: {b - a} cycles from end to result"
+            assert b - a == timing[kind].latency, f"{kind.name}: {b - a} cycles from end to result"
 
 
 @cocotb.test()

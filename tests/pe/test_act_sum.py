@@ -71,7 +71,7 @@ def test_a_sum_is_there_with_every_dot_product(name, take):
     kinds = [WeightKind.INT2, WeightKind.INT4, WeightKind.INT8]
     shape = {"rows": rows, "lanes": lanes, "act_bits": act_bits, "group_max": 3 * lanes}
     column, unit = family(name)(**shape, kinds=frozenset(kinds)), ActSum(**shape)
-    assert all(column.timing(kind, lanes).latency >= unit.latency for kind in kinds)
+    assert all(column.timing(kind, lanes, act_bits).latency >= unit.latency for kind in kinds)
     m = Module()
     m.submodules.column, m.submodules.unit = column, unit
     m.d.comb += [
