@@ -27,7 +27,7 @@ from wordline.pe.pipeline import PipelinedColumn, Step, register
 TERMS = {kind: (bits + 1) // 2 for kind, bits in INT_BITS.items()} | {
     WeightKind.INT1: 1, WeightKind.TERNARY: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
 
-_FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
+FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
 
 
 class Term(data.Struct):
@@ -67,7 +67,7 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
                         term.man.eq((triple != 0b000) & (triple != 0b111)),
                     ]
                     continue
-                magnitudes, special = _FLOATS[k]
+                magnitudes, special = FLOATS[k]
                 magnitude = Signal(5, name=f"{name}_{k.name}_magnitude")
                 sign = Signal(name=f"{name}_{k.name}_sign")
                 with m.If(code[:bits] == 1 << (bits - 1)):

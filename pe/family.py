@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from amaranth.hdl import EnableInserter, Module, Shape, ShapeCastable, Signal, signed, unsigned
+from amaranth.hdl import EnableInserter, Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -54,7 +54,10 @@ class Front(wiring.Component):
 
     Parameters
     ----------
-    operand : shape of the operand
+    family : type[PeColumn]
+        Whose `operand` it makes; has the options.
+    rows, lanes, act_bits : int
+        As of the columns.
 
     Members
     -------
@@ -63,9 +66,10 @@ class Front(wiring.Component):
     operand : Out, of the step accepted last
     """
 
-    def __init__(self, *, rows: int, lanes: int, act_bits: int, operand: Shape | ShapeCastable):
-        self.rows, self.lanes, self.act_bits = rows, lanes, act_bits
-        super().__init__({"taken": In(1), "acts": In(act_layout(rows, lanes, act_bits)), "operand": Out(operand)})
+    def __init__(self, family: Any, *, rows: int, lanes: int, act_bits: int):
+        self.family, self.rows, self.lanes, self.act_bits = family, rows, lanes, act_bits
+        super().__init__({"taken": In(1), "acts": In(act_layout(rows, lanes, act_bits)),
+                          "operand": Out(family.operand(rows, lanes, act_bits))})
 
 
 class PeColumn(wiring.Component):
@@ -95,7 +99,7 @@ class PeColumn(wiring.Component):
     ----------------------
     KINDS : what it can decode.
     OPTIONS : parameters of the family itself and their values; a class attribute of that name has the default.
-    front : makes its `Front` out of rows, lanes and act_bits; None if it has none.
+    FRONT : its `Front`, if it has one.
 
     Raises
     ------
@@ -105,6 +109,7 @@ class PeColumn(wiring.Component):
 
     KINDS: ClassVar[frozenset[WeightKind]]
     OPTIONS: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    FRONT: ClassVar[type[Front] | None] = None
 
     acts: stream.Interface
     weights: stream.Interface
@@ -140,13 +145,12 @@ class PeColumn(wiring.Component):
     @classmethod
     def operand(cls, rows: int, lanes: int, act_bits: int) -> data.Layout:
         """What `acts` carries."""
-        front = cls.front(rows, lanes, act_bits)
-        return front.operand.shape() if front else act_layout(rows, lanes, act_bits)
+        return act_layout(rows, lanes, act_bits)
 
     @classmethod
     def front(cls, rows: int, lanes: int, act_bits: int) -> Front | None:
         """The family's front for all columns of an array, if it has one."""
-        return None
+        return cls.FRONT(cls, rows=rows, lanes=lanes, act_bits=act_bits) if cls.FRONT else None
 
     @classmethod
     def timing(cls, kind: WeightKind, lanes: int, act_bits: int) -> Timing:
@@ -219,7 +223,12 @@ def tree_levels(terms: int) -> int:
 #: Family name -> "module:class". A family is imported when it is asked for.
 FAMILIES: dict[str, str] = {
     "mac": "wordline.pe.mac:MacColumn",
+    "mac_packed": "wordline.pe.mac_packed:PackedMacColumn",
     "bit_serial": "wordline.pe.bit_serial:BitSerialColumn",
+    "shift_add": "wordline.pe.shift_add:ShiftAddColumn",
+    "lut": "wordline.pe.lut:LutColumn",
+    "ternary": "wordline.pe.ternary:TernaryColumn",
+    "bit_plane": "wordline.pe.bit_plane:BitPlaneColumn",
 }
 
 

@@ -109,7 +109,7 @@ class PipelinedColumn(PeColumn):
                     for kind in sorted(self.kinds):
                         with m.Case(kind):
                             m.d.sync += left.eq(self.cycles(kind, self.act_bits) - 1)
-        if self.front(self.rows, self.lanes, self.act_bits) is None:
+        if self.FRONT is None:
             acts = Signal.like(self.acts.payload)
             with m.If(~more & taken):
                 m.d.sync += acts.eq(self.acts.payload)

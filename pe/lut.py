@@ -1,0 +1,144 @@
+"""`lut`: dot products read from a table of signed sums of activations (LUT Tensor Core, T-MAC).
+
+`k` activations (4 unless said otherwise) have ``2**k`` sums ``+-x0 +-x1 ..``. Half of them, those in which the last
+activation counts negative, are stored; the others are their negatives (LUT Tensor Core, arXiv 2408.06003; T-MAC). A
+bit of each of k weights picks one of the sums: a step takes a cycle for every bit plane. The tables depend on the
+activations alone, so the array has one set for all its columns, made by `TableFront`.
+
+**Integers.** With bits b = (s+1)/2, s = +-1, a two's complement integer is ``q = (q' - 1) / 2``, where q' is the same
+sum of powers of two over s, the top one negative. So ``2 * dot = sum(q' * x) - sum(x)``. The second sum is that of the
+tables' all-ones entries; the front forms it once for all columns. A ternary weight is half the sum of two planes of +-1
+and needs none.
+
+**Where the index is folded.** The stored half is reached with the low bits of the index, inverted where the top bit
+is set. The papers invert off line, because their weights are static. Here the KV cache's codes are written at run
+time, and one image in DRAM serves every family; so the codes stay plain and `fold` is k-1 XORs a table, once for
+all rows.
+"""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data
+
+from wordline.pe.datatypes import INTEGERS, KIND_BITS, WeightKind
+from wordline.pe.family import Front, adder_tree, signed_bits, tree_levels
+from wordline.pe.pipeline import PipelinedColumn, Step, delayed, register
+
+
+def half_table(acts: list[Any]) -> list[Any]:
+    """Entry i: the sum of the activations, each negative where its bit of i is clear, the last always negative.
+
+    Sums of the halves are shared: 12 additions for four activations.
+    """
+    if len(acts) == 1:
+        return [-acts[0]]
+    split = len(acts) // 2
+    low, high = half_table(acts[:split]), half_table(acts[split:])
+    entries = []
+    for index in range(1 << len(acts) - 1):
+        i, j = index % (1 << split), index >> split
+        folded = ~i % len(low)
+        entries.append(high[j] - low[folded] if i >> split - 1 else high[j] + low[i])
+    return entries
+
+
+def fold(bits: Value) -> tuple[Value, Value]:
+    """Index into a half table, and whether the entry is to be negated, for a bit of each weight."""
+    top = bits[-1]
+    return bits[:-1] ^ top.replicate(len(bits) - 1), top
+
+
+def sizes(lanes: int, k: int) -> list[int]:
+    """Activations of each table; the last may have fewer."""
+    return [min(k, lanes - i) for i in range(0, lanes, k)]
+
+
+class TableFront(Front):
+    """The tables of all rows, and each row's sum of activations.
+
+    Its operand comes a cycle later than a front's must: the activations have a register in front of the additions.
+    `total` comes as many cycles behind the tables as a column's sums: with those of the step's first cycle.
+    """
+
+    def elaborate(self, platform):
+        m = Module()
+        tables = sizes(self.lanes, self.family.k)
+        acts = Signal.like(self.acts)
+        with m.If(self.taken):
+            m.d.sync += acts.eq(self.acts)
+        for r in range(self.rows):
+            table, at = self.operand.tables[r], 0
+            for t, size in enumerate(tables):
+                entries = half_table([acts[r][at + i] for i in range(size)])
+                m.d.sync += [table[t][i].eq(entry) for i, entry in enumerate(entries)]
+                at += size
+            # Entry 0 is the negative of the all-ones entry.
+            total = adder_tree(m, [table[t][0] for t in range(len(tables))], f"total_{r}")
+            m.d.sync += self.operand.total[r].eq(-total)
+        return m
+
+
+class LutColumn(PipelinedColumn):
+    """Per row and table a multiplexer and a conditional negation; the index is folded once for all rows.
+
+    Interval: bits of the datatype. Latency ``interval + 4 + ceil(log4(tables))``: step, one plane after the other,
+    index, entry, adder tree, place value, accumulator.
+    """
+
+    KINDS = INTEGERS | {WeightKind.TERNARY}
+    OPTIONS = {"k": (2, 3, 4, 5, 6)}
+    SHIFTS = 7
+    HALVES = True
+    FRONT = TableFront
+    k = 4
+
+    @classmethod
+    def cycles(cls, kind: WeightKind, act_bits: int) -> int:
+        return KIND_BITS[kind]
+
+    @classmethod
+    def depth(cls, lanes: int) -> int:
+        return 2 + tree_levels(len(sizes(lanes, cls.k)))
+
+    @classmethod
+    def operand(cls, rows: int, lanes: int, act_bits: int) -> data.StructLayout:
+        entry = signed(signed_bits(cls.k << (act_bits - 1)))
+        total = signed(signed_bits(lanes << (act_bits - 1)))
+        tables = data.ArrayLayout(data.ArrayLayout(entry, 1 << cls.k - 1), len(sizes(lanes, cls.k)))
+        return data.StructLayout({"tables": data.ArrayLayout(tables, rows), "total": data.ArrayLayout(total, rows)})
+
+    def place(self, m: Module, step: Step) -> tuple[Value, Value]:
+        return Mux(step.kind == WeightKind.TERNARY, 0, step.index), Const(0)
+
+    def sums(self, m: Module, step: Step) -> list[Value]:
+        integer, top = Signal(), Signal()
+        m.d.comb += integer.eq(step.kind != WeightKind.TERNARY)
+        with m.Switch(step.kind):
+            for kind in sorted(self.kinds & INTEGERS):
+                with m.Case(kind):
+                    m.d.comb += top.eq(step.index == KIND_BITS[kind] - 1)
+        bits = [self._bit(step, code, integer) for code in step.codes]
+        indices, at = [], 0
+        for t, size in enumerate(sizes(self.lanes, self.k)):
+            index, negative = fold(Cat(bits[at : at + size]))
+            indices.append((register(m, index, f"index_{t}"), register(m, negative ^ top, f"negative_{t}")))
+            at += size
+        first = delayed(m, integer & (step.index == 0), self.depth(self.lanes), "first")
+        sums = []
+        for r in range(self.rows):
+            entries = []
+            for t, (index, negative) in enumerate(indices):
+                entry = step.acts.tables[r][t][index]
+                entries.append(register(m, Mux(negative, -entry, entry), f"entry_{r}_{t}"))
+            total = adder_tree(m, entries, f"tree_{r}")
+            sums.append(total - Mux(first, step.acts.total[r], 0))
+        return sums
+
+    def _bit(self, step: Step, code: Value, integer: Value) -> Value:
+        """The plane's bit: 1 for +1 and 0 for -1."""
+        most = max(KIND_BITS[kind] for kind in self.kinds)
+        bit = code[:most].bit_select(step.index, 1)
+        if WeightKind.TERNARY not in self.kinds:
+            return bit
+        return Mux(integer, bit, Mux(step.index == 0, ~(code[0] & code[1]), code[0] & ~code[1]))
