@@ -107,8 +107,10 @@ def column_point(name: str, kind: WeightKind) -> Point:
                             sum_bits=signed_bits(GROUP << (ACT_BITS - 1)), rate=rate, asymmetric=False)
 
     parts = [Part("column", 1, column), Part("dequantiser", 1, dequant, "outside")]
-    if cls.FRONT:
-        parts.append(Part("front", 1 / COLUMNS, lambda: cls.FRONT(cls, rows=ROWS, lanes=LANES, act_bits=ACT_BITS), "outside"))
+    front = cls.FRONT
+    if front:
+        parts.append(Part("front", 1 / COLUMNS, lambda: front(cls, rows=ROWS, lanes=LANES, act_bits=ACT_BITS),
+                          "outside"))
     if name == "bit_serial":
         parts.append(Part("encoders", LANES, lambda: TermEncoder(kind), "inside"))
     if name == "mac" and kind in (WeightKind.FP4, WeightKind.FP3):

@@ -12,7 +12,7 @@ the columns is `pairs` bits a lane.
 from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data
 
-from wordline.pe.datatypes import INTEGERS, KIND_BITS, WeightKind
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind
 from wordline.pe.family import Front, adder_tree, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, delayed
 
@@ -38,7 +38,7 @@ class BitPlaneColumn(PipelinedColumn):
     ``interval + 2 + ceil(log4(lanes))``: step, one pair after the other, popcount, place value, accumulator.
     """
 
-    KINDS = INTEGERS | {WeightKind.TERNARY}
+    KINDS = frozenset(INT_BITS) | {WeightKind.INT1, WeightKind.TERNARY}
     OPTIONS = {"pairs": (1, 2, 4, 8, 16)}
     SHIFTS = 22
     FRONT = PlaneFront
@@ -49,9 +49,14 @@ class BitPlaneColumn(PipelinedColumn):
         """Cycles in which a weight plane meets all planes of the activations."""
         return max(1, act_bits // cls.pairs)
 
+    @staticmethod
+    def planes(kind: WeightKind) -> int:
+        """Planes of a weight: the bits of an integer; otherwise what is added, and what is subtracted."""
+        return INT_BITS.get(kind, 2)
+
     @classmethod
     def cycles(cls, kind: WeightKind, act_bits: int) -> int:
-        return KIND_BITS[kind] * cls.turns(act_bits)
+        return cls.planes(kind) * cls.turns(act_bits)
 
     @classmethod
     def depth(cls, lanes: int) -> int:
@@ -73,9 +78,9 @@ class BitPlaneColumn(PipelinedColumn):
         with m.Switch(step.kind):
             for kind in sorted(self.kinds):
                 with m.Case(kind):
-                    of_weight = 0 if kind is WeightKind.TERNARY else plane
+                    of_weight = plane if kind in INT_BITS else 0
                     m.d.comb += [shift.eq(turn * min(self.pairs, self.act_bits) + of_weight),
-                                 negative.eq((plane == KIND_BITS[kind] - 1) ^ (top if self.pairs == 1 else 0))]
+                                 negative.eq((plane == self.planes(kind) - 1) ^ (top if self.pairs == 1 else 0))]
         return shift, negative
 
     def sums(self, m: Module, step: Step) -> list[Value]:
@@ -86,8 +91,11 @@ class BitPlaneColumn(PipelinedColumn):
             bit = Signal(name=f"bit_{i}")
             m.d.comb += bit.eq(code[:most].bit_select(plane, 1))
             if WeightKind.TERNARY in self.kinds:
-                with m.If(step.kind == WeightKind.TERNARY):  # what is added, what is subtracted
+                with m.If(step.kind == WeightKind.TERNARY):
                     m.d.comb += bit.eq(code[0] & (code[1] == plane))
+            if WeightKind.INT1 in self.kinds:
+                with m.If(step.kind == WeightKind.INT1):
+                    m.d.comb += bit.eq(code[0] ^ plane)
             bits.append(bit)
         top = delayed(m, top, self.depth(self.lanes), "top")
         sums = []

@@ -7,8 +7,8 @@ activations alone, so the array has one set for all its columns, made by `TableF
 
 **Integers.** With bits b = (s+1)/2, s = +-1, a two's complement integer is ``q = (q' - 1) / 2``, where q' is the same
 sum of powers of two over s, the top one negative. So ``2 * dot = sum(q' * x) - sum(x)``. The second sum is that of the
-tables' all-ones entries; the front forms it once for all columns. A ternary weight is half the sum of two planes of +-1
-and needs none.
+tables' all-ones entries; the front forms it once for all columns. A ternary weight is half the sum of two planes of
++-1, a bipolar bit is a plane: they need none.
 
 **Where the index is folded.** The stored half is reached with the low bits of the index, inverted where the top bit
 is set. The papers invert off line, because their weights are static. Here the KV cache's codes are written at run
@@ -21,7 +21,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 
-from wordline.pe.datatypes import INTEGERS, KIND_BITS, WeightKind
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind
 from wordline.pe.family import Front, adder_tree, signed_bits, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, delayed, register
 
@@ -41,6 +41,11 @@ def half_table(acts: list[Any]) -> list[Any]:
         folded = ~i % len(low)
         entries.append(high[j] - low[folded] if i >> split - 1 else high[j] + low[i])
     return entries
+
+
+def additions(k: int) -> int:
+    """Additions that `half_table` takes."""
+    return 0 if k == 1 else additions(k // 2) + additions(k - k // 2) + (1 << k - 1)
 
 
 def fold(bits: Value) -> tuple[Value, Value]:
@@ -86,7 +91,7 @@ class LutColumn(PipelinedColumn):
     index, entry, adder tree, place value, accumulator.
     """
 
-    KINDS = INTEGERS | {WeightKind.TERNARY}
+    KINDS = frozenset(INT_BITS) | {WeightKind.INT1, WeightKind.TERNARY}
     OPTIONS = {"k": (2, 3, 4, 5, 6)}
     SHIFTS = 7
     HALVES = True
@@ -109,16 +114,17 @@ class LutColumn(PipelinedColumn):
         return data.StructLayout({"tables": data.ArrayLayout(tables, rows), "total": data.ArrayLayout(total, rows)})
 
     def place(self, m: Module, step: Step) -> tuple[Value, Value]:
-        return Mux(step.kind == WeightKind.TERNARY, 0, step.index), Const(0)
+        # The accumulator holds twice the dot product.
+        integer = (step.kind != WeightKind.TERNARY) & (step.kind != WeightKind.INT1)
+        return Mux(integer, step.index, step.kind == WeightKind.INT1), Const(0)
 
     def sums(self, m: Module, step: Step) -> list[Value]:
         integer, top = Signal(), Signal()
-        m.d.comb += integer.eq(step.kind != WeightKind.TERNARY)
         with m.Switch(step.kind):
-            for kind in sorted(self.kinds & INTEGERS):
+            for kind in sorted(self.kinds & set(INT_BITS)):
                 with m.Case(kind):
-                    m.d.comb += top.eq(step.index == KIND_BITS[kind] - 1)
-        bits = [self._bit(step, code, integer) for code in step.codes]
+                    m.d.comb += [integer.eq(1), top.eq(step.index == KIND_BITS[kind] - 1)]
+        bits = [self._bit(step, code) for code in step.codes]
         indices, at = [], 0
         for t, size in enumerate(sizes(self.lanes, self.k)):
             index, negative = fold(Cat(bits[at : at + size]))
@@ -135,10 +141,11 @@ class LutColumn(PipelinedColumn):
             sums.append(total - Mux(first, step.acts.total[r], 0))
         return sums
 
-    def _bit(self, step: Step, code: Value, integer: Value) -> Value:
+    def _bit(self, step: Step, code: Value) -> Value:
         """The plane's bit: 1 for +1 and 0 for -1."""
         most = max(KIND_BITS[kind] for kind in self.kinds)
         bit = code[:most].bit_select(step.index, 1)
         if WeightKind.TERNARY not in self.kinds:
             return bit
-        return Mux(integer, bit, Mux(step.index == 0, ~(code[0] & code[1]), code[0] & ~code[1]))
+        ternary = Mux(step.index == 0, ~(code[0] & code[1]), code[0] & ~code[1])
+        return Mux(step.kind == WeightKind.TERNARY, ternary, bit)

@@ -10,7 +10,7 @@ from typing import Any
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data
 
-from wordline.pe.datatypes import INTEGERS, KIND_BITS, WeightKind
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind
 from wordline.pe.family import adder_tree, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, register
 
@@ -25,16 +25,16 @@ class Choice(data.Struct):
 class TernaryColumn(PipelinedColumn):
     """A conditional negation per row and lane.
 
-    Interval 1 for ternary weights, otherwise the bits of the datatype. Latency ``interval + 4 +
+    Interval 1 for ternary weights and bipolar bits, otherwise the bits of the datatype. Latency ``interval + 4 +
     ceil(log4(lanes))``: operands, one plane after the other, choice, addend, adder tree, place value, accumulator.
     """
 
-    KINDS = INTEGERS | {WeightKind.TERNARY}
+    KINDS = frozenset(INT_BITS) | {WeightKind.INT1, WeightKind.TERNARY}
     SHIFTS = 7
 
     @classmethod
     def cycles(cls, kind: WeightKind, act_bits: int) -> int:
-        return 1 if kind is WeightKind.TERNARY else KIND_BITS[kind]
+        return INT_BITS.get(kind, 1)
 
     @classmethod
     def depth(cls, lanes: int) -> int:
@@ -60,7 +60,9 @@ class TernaryColumn(PipelinedColumn):
         with m.Switch(step.kind):
             for kind in sorted(self.kinds):
                 with m.Case(kind):
-                    if kind is WeightKind.TERNARY:
+                    if kind is WeightKind.INT1:
+                        m.d.comb += [choice.adds.eq(1), choice.negative.eq(~code[0])]
+                    elif kind is WeightKind.TERNARY:
                         m.d.comb += [choice.adds.eq(code[0]), choice.negative.eq(code[1])]
                     else:
                         bits = KIND_BITS[kind]

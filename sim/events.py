@@ -13,10 +13,16 @@ import numpy as np
 
 from wordline.compiler.asm import fields, to_words
 from wordline.compiler.program import Program
-from wordline.pe.bit_serial import TERMS
+from wordline.pe.bit_plane import BitPlaneColumn
+from wordline.pe.bit_serial import BitSerialColumn
 from wordline.pe.datatypes import WeightKind
 from wordline.pe.dequant import corrected_bits
-from wordline.pe.family import dot_bits
+from wordline.pe.family import dot_bits, signed_bits
+from wordline.pe.lut import LutColumn, additions, sizes
+from wordline.pe.mac import MacColumn
+from wordline.pe.mac_packed import DIGIT_BITS, PackedMacColumn, field
+from wordline.pe.shift_add import ShiftAddColumn
+from wordline.pe.ternary import TernaryColumn
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
 from wordline.rtl.float_ref import SEGMENTS
@@ -75,6 +81,11 @@ def tree(lanes: int, bits: int) -> list[Op]:
     return [(2.0**-k, "add", bits + k) for k in range(1, lanes.bit_length())]
 
 
+def shared(n: int, recipe: list[Op]) -> list[Op]:
+    """A recipe's part for each of `n`."""
+    return [(count / n, *op) for count, *op in recipe]
+
+
 class Events:
     """The events of one configuration."""
 
@@ -104,19 +115,48 @@ class Events:
 
     def product(self, kind: WeightKind) -> Event:
         """One weight times one activation, with its share of adder tree and accumulator."""
-        a = self.config.array
-        dot = dot_bits(a.act_bits, self.plan.kinds, a.group_max)
-        name = f"product {a.family} {kind.name} x {a.act_bits}"
-        if a.family == "mac":
-            bits = a.act_bits + 8
-            recipe = [(1, "multiply", a.act_bits, 8), *tree(a.lanes, bits), (1 / a.lanes, "add", dot)]
-            return Event("MATMUL", name, tuple(recipe))
-        if a.family == "bit_serial":
-            bits = a.act_bits + 4
-            term = [(1, "add", bits), *tree(a.lanes, bits), (1 / a.lanes, "add", dot)]
-            return Event("MATMUL", name, tuple((TERMS[kind] * op[0], *op[1:]) for op in term),
-                         "shifting and negating a term is charged as one addition")
-        raise ValueError(f"array.family = {a.family!r}: no energy recipe yet; write it in sim/events.py")
+        a, pe = self.config.array, self.plan.pe
+        acc: Op = (1 / a.lanes, "add", dot_bits(a.act_bits, self.plan.kinds, a.group_max))
+        cycles, cycle, assumed = self.plan.timing(kind).interval, list[Op](), ""
+        if issubclass(pe, MacColumn):
+            cycle = [(1, "multiply", a.act_bits, 8), *tree(a.lanes, a.act_bits + 8)]
+        elif issubclass(pe, PackedMacColumn):
+            s = field(a.act_bits)
+            cycle = [(0.5, "multiply", s + a.act_bits + 1, s + DIGIT_BITS), *shared(2, tree(a.lanes // 2, s))]
+        elif issubclass(pe, BitSerialColumn):
+            cycle = [(1, "add", a.act_bits + 4), *tree(a.lanes, a.act_bits + 4)]
+            assumed = "shifting and negating a term is charged as one addition"
+        elif issubclass(pe, ShiftAddColumn):
+            cycle = [(3, "add", a.act_bits + 4), *tree(a.lanes, a.act_bits + 5)]
+            assumed = "shifting and negating a term is charged as one addition"
+        elif issubclass(pe, LutColumn):
+            entry = signed_bits(pe.k << (a.act_bits - 1))
+            cycle = shared(pe.k, [(1, "add", entry), *tree(a.lanes // pe.k, entry)])
+            assumed = "selecting and negating an entry is charged as one addition"
+        elif issubclass(pe, TernaryColumn):
+            cycle = [(1, "add", a.act_bits), *tree(a.lanes, a.act_bits)]
+            assumed = "selecting and negating an activation is charged as one addition"
+        elif issubclass(pe, BitPlaneColumn):
+            pairs = min(pe.pairs, a.act_bits)
+            cycle = [(pairs * n, *op) for n, *op in tree(a.lanes, 1)] + [((pairs - 1) / a.lanes, "add", acc[2])]
+            assumed = "the AND of two bits is free"
+        else:
+            raise ValueError(f"array.family = {a.family!r}: no energy recipe yet; write it in sim/events.py")
+        return Event("MATMUL", f"product {a.family} {kind.name} x {a.act_bits}",
+                     tuple((cycles * n, *op) for n, *op in [*cycle, acc]), assumed)
+
+    def front(self) -> Event | None:
+        """What a family's front does with a row's activations of a step."""
+        a, pe = self.config.array, self.plan.pe
+        name = f"front {a.family} x {a.act_bits}"
+        if issubclass(pe, LutColumn):
+            entry = signed_bits(pe.k << (a.act_bits - 1))
+            tables = sizes(a.lanes, pe.k)
+            adders = sum(additions(size) for size in tables) + len(tables)  # entries, and their total
+            return Event("MATMUL", name, ((adders, "add", entry),))
+        if issubclass(pe, PackedMacColumn):
+            return Event("MATMUL", name, ((a.lanes / 2, "add", field(a.act_bits) + a.act_bits + 1),))
+        return None
 
     def dequant(self, zero: bool) -> Event:
         """A group's dot product times its scale, minus the zero point's part, onto the accumulator."""
@@ -158,6 +198,9 @@ class Events:
         idle = Event("MATMUL", f"{product.name}, row without a token", product.recipe,
                      "stale activations are taken to switch as much as a token's")
         yield idle, (a.rows * n["steps"] - n["row_steps"]) * a.cols * a.lanes
+        front = self.front()
+        if front:
+            yield front, n["steps"] * a.rows
         if self.plan.asymmetric:
             yield self.act_sum(), n["steps"] * a.rows
         groups = n["tiles"] * f["groups"]
