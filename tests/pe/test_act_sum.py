@@ -7,7 +7,7 @@ from amaranth.sim import Simulator
 
 from wordline.pe.act_sum import ActSum
 from wordline.pe.datatypes import KIND_BITS, WeightKind
-from wordline.pe.family import FAMILIES, family
+from wordline.pe.family import FAMILIES, CompleteColumn, family
 
 
 def random_groups(rng, rows, lanes, act_bits, sizes, n):
@@ -70,8 +70,9 @@ def test_a_sum_is_there_with_every_dot_product(name, take):
     rows, lanes, act_bits = 2, 4, 8
     kinds = [WeightKind.INT2, WeightKind.INT4, WeightKind.INT8]
     shape = {"rows": rows, "lanes": lanes, "act_bits": act_bits, "group_max": 3 * lanes}
-    column, unit = family(name)(**shape, kinds=frozenset(kinds)), ActSum(**shape)
-    assert all(column.timing(kind, lanes, act_bits).latency >= unit.latency for kind in kinds)
+    pe, unit = family(name)(**shape, kinds=frozenset(kinds)), ActSum(**shape)
+    column = CompleteColumn(pe)
+    assert all(pe.timing(kind, lanes, act_bits).latency >= unit.latency for kind in kinds)
     m = Module()
     m.submodules.column, m.submodules.unit = column, unit
     m.d.comb += [
@@ -101,7 +102,7 @@ def test_a_sum_is_there_with_every_dot_product(name, take):
     async def check(ctx):
         nonlocal seen
         dice = np.random.default_rng(8)
-        for _ in range(3000):
+        for _ in range(10_000):
             ready = dice.random() < take
             ctx.set(column.dots.ready, ready)
             if ctx.get(column.dots.valid) and ready:
