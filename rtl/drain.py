@@ -5,10 +5,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from wordline.pe.float_parts import delay
 from wordline.rtl.config import Config
 from wordline.rtl.float_convert import IntToFloat
 from wordline.rtl.float_mul import FloatMul
-from wordline.rtl.float_parts import delay
 from wordline.rtl.ports import ReadPort, WritePort
 
 LATENCY = IntToFloat.latency + 2 * FloatMul.latency + 1

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from wordline.rtl.float_parts import delay, normalise, round_pack, unpack
+from wordline.pe.float_parts import delay, normalise, round_pack, unpack
 from wordline.rtl.isa import IntBits
 
 

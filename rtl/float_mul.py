@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from wordline.rtl.float_parts import INFINITY, NAN, delay, round_pack, unpack
+from wordline.pe.float_parts import INFINITY, NAN, delay, round_pack, unpack
 
 
 class FloatMul(wiring.Component):

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from wordline.rtl.float_parts import INFINITY, NAN, delay, unpack
+from wordline.pe.float_parts import INFINITY, NAN, delay, unpack
 from wordline.rtl.float_ref import EXP2, RECIP, RSQRT, SEGMENTS, special_tables
 from wordline.rtl.isa import Function
 

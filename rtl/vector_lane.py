@@ -4,10 +4,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from wordline.pe.float_parts import INFINITY, NAN, delay
 from wordline.rtl.float_add import FloatAdd
 from wordline.rtl.float_convert import FloatToInt
 from wordline.rtl.float_mul import FloatMul
-from wordline.rtl.float_parts import INFINITY, NAN, delay
 from wordline.rtl.isa import Factor, Function, IntBits, Join
 from wordline.rtl.sfu import SpecialFunction
 

@@ -6,8 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from wordline.pe.float_parts import delay
 from wordline.rtl.float_add import FloatAdd
-from wordline.rtl.float_parts import delay
 from wordline.rtl.float_ref import SUM_WIDTH
 from wordline.rtl.isa import Reduction
 from wordline.rtl.vector_lane import flushed, from_order_key, is_nan, order_key

@@ -6,8 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Out
 from amaranth.utils import exact_log2
 
+from wordline.pe.float_parts import delay
 from wordline.rtl.config import Config
-from wordline.rtl.float_parts import delay
 from wordline.rtl.isa import (
     SCALARS,
     Destination,

@@ -1,4 +1,4 @@
-"""Pieces that the float32 units share: fields of a number, rounding, normalisation."""
+"""Pieces that floating-point units share: fields of a number, rounding, normalisation."""
 
 from dataclasses import dataclass
 
@@ -69,10 +69,10 @@ def leading_zeros(m: Module, value: Value, name: str) -> Value:
 
 
 def shift_right_sticky(m: Module, value: Value, amount: Value, name: str = "align") -> Value:
-    """`value >> amount`, with every bit that falls out or-ed into bit 0."""
+    """`value >> amount`, with every bit that falls out or-ed into bit 0; a signed value keeps its sign."""
     for i in range(len(amount)):
         step = min(1 << i, len(value))
-        shifted = Signal(len(value), name=f"{name}_by{1 << i}")
+        shifted = Signal(value.shape(), name=f"{name}_by{1 << i}")
         fallen = value[:step].any()
         m.d.comb += shifted.eq(Mux(amount[i], (value >> step) | fallen, value))
         value = shifted
