@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordline.cli import dram, models, pe_area, tools, verify
+from wordline.cli import dram, fpga, models, pe_area, tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.energy import energy
 from wordline.cli.run import demo, run
@@ -49,4 +49,5 @@ app.add_typer(tools.pe, name="pe")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dram.app, name="dram")
 app.add_typer(models.app, name="models")
+app.add_typer(fpga.app, name="fpga")
 app.command()(doctor)

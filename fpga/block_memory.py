@@ -1,0 +1,232 @@
+"""A model's image in block RAM, as the memory behind the accelerator.
+
+A block RAM of the ECP5 has nine bits for every byte, one of them for parity that nobody computes. Here the ninth bits
+hold a part of the image too: one read-only region, in which eight rows' ninth bits make up one beat. So 184 block RAMs
+hold what would take 207 by bytes alone. The region is what a step reads least of: the embedding, of which a token takes
+one row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from wordline.rtl.axi import Axi4
+
+BEAT = 8
+#: Rows of 72 bits in four block RAMs of 1024 x 18.
+ROWS = 1024
+RAMS = 4
+#: Blocks whose outputs are chosen from in one cycle.
+FAN_IN = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where bytes lie: `region` bytes from `start` on in the ninth bits, everything else in the rows.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the image.
+    blocks : int
+        Of `RAMS` block RAMs each.
+    """
+
+    size: int
+    start: int
+    region: int
+    blocks: int
+
+    @classmethod
+    def of(cls, size: int, start: int, region: int) -> "Layout":
+        """The least number of blocks; as much as fits of the read-only bytes ``start .. start + region``."""
+        start, end = -(-start // BEAT) * BEAT, (start + region) // BEAT * BEAT
+        blocks = 1
+        while True:
+            ninth = min(end - start, blocks * ROWS // BEAT * BEAT)
+            if size - ninth <= blocks * ROWS * BEAT:
+                return cls(size, start, ninth, blocks)
+            blocks += 1
+
+    def contents(self, image: np.ndarray) -> np.ndarray:
+        """Initial words of every block, uint8[blocks, ROWS, 9]: eight bytes and their ninth bits."""
+        padded = np.zeros(self.size + BEAT, np.uint8)
+        padded[: len(image)] = image
+        rows = np.concatenate([padded[: self.start], padded[self.start + self.region : self.size]])
+        words = np.zeros((self.blocks * ROWS, 9), np.uint8)
+        full = np.zeros(self.blocks * ROWS * BEAT, np.uint8)
+        full[: len(rows)] = rows
+        words[:, :8] = full.reshape(-1, 8)
+        words[: self.region, 8] = padded[self.start : self.start + self.region]
+        return words.reshape(self.blocks, ROWS, 9)
+
+
+class BlockMemory(wiring.Component):
+    """AXI4 slave for one master that is always ready for data and answers, and that writes single beats.
+
+    Bursts are answered one after the other, a beat a cycle, a beat of the region every `BEAT` cycles. A write
+    reads its row first, to keep the ninth bits. The host's writes go before the bus's.
+
+    Parameters
+    ----------
+    layout : Layout
+    image : uint8[...], the initial contents from address 0 on
+    address_bits : int
+
+    Members
+    -------
+    axi : In(Axi4) of 64 bits
+    host : In(stream-like) ``valid``, ``ready``, ``address`` (bytes), ``word`` (32 bits): the host's writes
+    wrote, wrote_address, wrote_word : Out, a write of the bus is taken; the 32 bits at its lowest strobe
+    """
+
+    def __init__(self, layout: Layout, image: np.ndarray, *, address_bits: int):
+        self.layout, self.image, self.address_bits = layout, image, address_bits
+        super().__init__({
+            "axi": In(Axi4(data_bits=8 * BEAT, address_bits=address_bits)),
+            "host": In(wiring.Signature({"valid": Out(1), "ready": In(1), "address": Out(address_bits),
+                                         "word": Out(32)})),
+            "wrote": Out(1), "wrote_address": Out(address_bits), "wrote_word": Out(32),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        axi, host, layout = self.axi, self.host, self.layout
+        row_bits = (layout.blocks * ROWS - 1).bit_length()
+        tag = data.StructLayout({"valid": 1, "region": 1, "end": 1, "write": 1, "id": 1, "last": 1})
+
+        # Reads: one burst at a time, its beats one after the other.
+        busy, left, at, burst_id = Signal(), Signal(8), Signal(self.address_bits), Signal()
+        part = Signal(range(BEAT))  # of a beat in the region
+        in_region, low = Signal(), Signal()
+        beat = at >> 3
+        m.d.comb += [
+            low.eq(beat < layout.start // BEAT),
+            in_region.eq(~low & (beat < (layout.start + layout.region) // BEAT)),
+        ]
+
+        # Writes: address, word and strobes are kept until the row has been read and written.
+        writing, asked = Signal(), Signal()
+        write_row, write_data, write_strobe = Signal(row_bits), Signal(64), Signal(8)
+        take_bus = Signal()
+        m.d.comb += [
+            host.ready.eq(~writing),
+            take_bus.eq(~writing & ~host.valid & axi.awvalid & axi.wvalid & ~axi.bvalid),
+            axi.awready.eq(take_bus), axi.wready.eq(take_bus),
+            self.wrote.eq(take_bus),
+            self.wrote_address.eq(Cat(Const(0, 2), ~axi.wstrb[:4].any(), axi.awaddr[3:])),
+            self.wrote_word.eq(Mux(axi.wstrb[:4].any(), axi.wdata[:32], axi.wdata[32:])),
+        ]
+
+        def row_of(address):
+            """Row of a beat outside the region."""
+            return Mux((address >> 3) < layout.start // BEAT, address >> 3, (address >> 3) - layout.region // BEAT)
+
+        with m.If(host.valid & host.ready):
+            m.d.sync += [writing.eq(1), asked.eq(0), write_row.eq(row_of(host.address)),
+                         write_data.eq(host.word.replicate(2)),
+                         write_strobe.eq(Mux(host.address[2], 0xF0, 0x0F))]
+        with m.If(take_bus):
+            m.d.sync += [writing.eq(1), asked.eq(0), write_row.eq(row_of(axi.awaddr)),
+                         write_data.eq(axi.wdata), write_strobe.eq(axi.wstrb), axi.bid.eq(axi.awid)]
+        bus_write = Signal()
+        with m.If(host.valid & host.ready):
+            m.d.sync += bus_write.eq(0)
+        with m.Elif(take_bus):
+            m.d.sync += bus_write.eq(1)
+
+        # What goes into the pipeline: the row of a write first, else the next of the burst.
+        row, entry = Signal(row_bits), Signal(tag)
+        final = left == 0
+        moves = Signal()
+        with m.If(writing & ~asked):
+            m.d.sync += [asked.eq(1), row.eq(write_row), entry.eq(0), entry.valid.eq(1), entry.write.eq(1)]
+        with m.Elif(busy):
+            m.d.sync += [
+                row.eq(Mux(in_region, Cat(part, (beat - layout.start // BEAT)),
+                           Mux(low, beat, beat - layout.region // BEAT))),
+                entry.valid.eq(1), entry.region.eq(in_region), entry.write.eq(0), entry.id.eq(burst_id),
+                entry.end.eq(part == BEAT - 1), entry.last.eq(final),
+            ]
+            m.d.comb += moves.eq(~in_region | (part == BEAT - 1))
+            m.d.sync += part.eq(Mux(in_region, part + 1, 0))
+        with m.Else():
+            m.d.sync += entry.eq(0)
+        m.d.comb += axi.arready.eq(~busy | (moves & final))
+        with m.If(moves):
+            m.d.sync += [at.eq(at + BEAT), left.eq(left - 1), busy.eq(~final)]
+        with m.If(axi.arvalid & axi.arready):
+            m.d.sync += [busy.eq(1), at.eq(axi.araddr), left.eq(axi.arlen), burst_id.eq(axi.arid), part.eq(0)]
+
+        # Blocks, then one out of `FAN_IN`, then one of those.
+        words = layout.contents(self.image)
+        block_in_row = row[10:]
+        write_now, merged = Signal(), Signal(72)
+        put_row, put_data, put_enable, put_block = Signal(10), Signal(72), Signal(8), Signal(range(layout.blocks))
+        put = Signal()
+        outputs = []
+        for i in range(layout.blocks):
+            init = [int.from_bytes(_nine(word), "little") for word in words[i]]
+            block = Memory(shape=72, depth=ROWS, init=init)
+            m.submodules[f"block_{i}"] = block
+            read, write = block.read_port(), block.write_port(granularity=9)
+            m.d.comb += [
+                read.addr.eq(row[:10]), write.addr.eq(put_row), write.data.eq(put_data),
+                write.en.eq(put_enable & (put & (put_block == i)).replicate(8)),
+            ]
+            outputs.append(read.data)
+        tag_1, tag_2, tag_3 = Signal(tag), Signal(tag), Signal(tag)
+        which_1, which_2 = Signal.like(block_in_row), Signal.like(block_in_row)
+        m.d.sync += [tag_1.eq(entry), which_1.eq(block_in_row), tag_2.eq(tag_1), which_2.eq(which_1), tag_3.eq(tag_2)]
+        chosen = []
+        for first in range(0, layout.blocks, FAN_IN):
+            group = Signal(72, name=f"group_{first}")
+            some = outputs[first : first + FAN_IN]
+            with m.Switch(which_1[:3]):
+                for k, output in enumerate(some):
+                    with m.Case(k):
+                        m.d.sync += group.eq(output)
+            chosen.append(group)
+        word = Signal(72)
+        with m.Switch(which_2[3:]):
+            for k, group in enumerate(chosen):
+                with m.Case(k):
+                    m.d.sync += word.eq(group)
+
+        # Out of the pipeline.
+        gathered = Signal(64)
+        bytes_ = Cat(word[9 * i : 9 * i + 8] for i in range(8))
+        ninth = Cat(word[9 * i + 8] for i in range(8))
+        whole = Cat(gathered[8:], ninth)
+        m.d.sync += axi.rvalid.eq(0)
+        with m.If(tag_3.valid & ~tag_3.write):
+            m.d.sync += [
+                gathered.eq(whole), axi.rvalid.eq(~tag_3.region | tag_3.end),
+                axi.rdata.eq(Mux(tag_3.region, whole, bytes_)),
+                axi.rid.eq(tag_3.id), axi.rlast.eq(tag_3.last),
+            ]
+        m.d.comb += [
+            write_now.eq(tag_3.valid & tag_3.write),
+            merged.eq(Cat(Cat(write_data[8 * i : 8 * i + 8], ninth[i]) for i in range(8))),
+        ]
+        m.d.sync += [put.eq(write_now), put_row.eq(write_row[:10]), put_block.eq(write_row[10:]),
+                     put_data.eq(merged), put_enable.eq(write_strobe)]
+        with m.If(axi.bvalid & axi.bready):
+            m.d.sync += axi.bvalid.eq(0)
+        with m.If(put):
+            m.d.sync += writing.eq(0)
+            with m.If(bus_write):
+                m.d.sync += axi.bvalid.eq(1)
+        return m
+
+
+def _nine(word: np.ndarray) -> bytes:
+    """Eight bytes and the byte of their ninth bits as 72 bits, ninth bit i above byte i."""
+    value = 0
+    for i in range(8):
+        value |= (int(word[i]) | (int(word[8]) >> i & 1) << 8) << 9 * i
+    return value.to_bytes(9, "little")
