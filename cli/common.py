@@ -56,7 +56,7 @@ class TextStream:
         self.tokenizer, self.quiet, self.shown = tokenizer, quiet, ""
 
     def show(self, tokens) -> None:
-        text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+        text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True)
         # The bytes of a character may be spread over tokens.
         text = text.rstrip("�")
         if not self.quiet and text.startswith(self.shown):

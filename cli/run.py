@@ -65,7 +65,8 @@ def run(
     compare_backends: Annotated[bool, typer.Option(
         "--compare", help="Run both backends and count differing bits of tokens and logits.")] = False,
     set_: SetOption = None,
-    context: Annotated[int, typer.Option(help="Longest sequence; 0: what the model was trained for.")] = 0,
+    context: Annotated[int, typer.Option(
+        help="Longest sequence; 0: what this run needs, at least 256, at most what the model was trained for.")] = 0,
     stop: Annotated[bool, typer.Option(help="End at the model's end token.")] = False,
     stalls: Annotated[float, typer.Option(min=0, max=0.95, help="Probability that a bus channel hesitates.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the stalls.")] = 0,
@@ -81,14 +82,17 @@ def run(
       wordline run bitmod austen --prompt "It was a truth" --tokens 64
 
       wordline run bitmod austen --backend rtl --compare --set types.weights=int8 --set types.acts=16
+
+      wordline run bitmod smollm2 --prompt "The capital of France is" --tokens 16 --backend rtl --compare
     """
     with one_line_errors():
         cfg = load_config(config, set_ or [])
         llm = load_model(model)
-        start = time.time()
-        program = compile_model(llm, cfg, context=context)
-        compile_seconds = time.time() - start
         ids = llm.tokenizer.encode(prompt).ids
+        say(f"compiling {llm.config.name}")
+        start = time.time()
+        program = compile_model(llm, cfg, context=context or min(llm.config.context, max(len(ids) + tokens, 256)))
+        compile_seconds = time.time() - start
         generator = Generator(llm, program, ids, tokens, stop=llm.config.eos if stop else NO_END)
         window = None
         if wave is not None:
@@ -104,13 +108,16 @@ def run(
             assert generation.result is not None
             cycles, passes = generation.result.cycles, len(generation.tokens) - 1
             report |= {"cycles": cycles, "cycles_per_position": round(cycles / passes),
+                       "rtl_seconds": round(seconds, 3), "rtl_seconds_per_position": round(seconds / passes, 3),
                        "rtl_cycles_per_second": round(cycles / seconds), "busy": generation.result.busy}
             console.print(f"rtl: {cycles} cycles, {cycles // passes} per position "
                           f"({cfg.clock_mhz * 1e6 / (cycles / passes):.1f} positions/s at {cfg.clock_mhz:g} MHz); "
-                          f"simulated at {cycles / seconds:.0f} cycles/s")
+                          f"simulated at {cycles / seconds:.0f} cycles/s, {seconds / passes:.2f} s per position")
         if backend == "functional" or compare_backends:
+            start = time.time()
             quiet = json_ or bool(results)
             results.append(_functional(generator, cfg, TextStream(llm.tokenizer, quiet=quiet)))
+            report["functional_seconds"] = round(time.time() - start, 3)
         final = results[0]
         report |= {"tokens": [int(t) for t in final.tokens], "prompt_tokens": final.prompt,
                    "text": llm.tokenizer.decode([int(t) for t in final.tokens])}

@@ -50,8 +50,8 @@ class Image:
     """
 
     def __init__(self, model: Model, config: Config, sizes: Sizes, context: int, *, logits: bool,
-                 batch: int = 1):
-        self.model, self.config, self.sizes, self.batch = model, config, sizes, batch
+                 batch: int = 1, bounded: bool = True):
+        self.model, self.config, self.sizes, self.batch, self.bounded = model, config, sizes, batch, bounded
         self.c: ModelConfig = model.config
         self.map = MemoryMap()
         self.offsets: dict[str, int] = {}
@@ -84,10 +84,13 @@ class Image:
         if logits:
             self.logit_address = self.map.take("logits", 4 * c.vocab * batch * context, "float32",
                                                (context, batch, c.vocab))
-        require(self.map.top <= config.dram.size,
-                f"{c.name} needs {self.map.top} bytes of DRAM, dram.size = {config.dram.size}")
-        require(self.map.top < 1 << config.bus.address_bits,
-                f"{c.name} needs {self.map.top} bytes, bus.address_bits = {config.bus.address_bits}")
+        need, bits = self.map.top, config.bus.address_bits
+        require(need <= config.dram.size,
+                f"{c.name} with context {context} needs {need} bytes of DRAM, the configuration has dram.size = "
+                f"{config.dram.size}; the smallest that fits: --set dram.size={ceil_div(need, 1 << 20) << 20}")
+        require(need < 1 << bits, f"{c.name} with context {context} needs {need} bytes, bus.address_bits = {bits} "
+                                  f"reach {1 << bits}; the smallest that fits: --set "
+                                  f"bus.address_bits={need.bit_length()}")
 
     def _rope(self, name: str, *, local: bool) -> int:
         """Cosines and sines of every position: float32[max_context, head_dim]."""
@@ -176,7 +179,7 @@ class Image:
     def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType) -> Matrix:
         """The rows of some tensors, one below the other, as one matrix [N, K]."""
         if self.model.shape_only:
-            return shape_matrix(self.config, name, shape, dtype)
+            return shape_matrix(self.config, name, shape, dtype, bounded=self.bounded)
         weights = np.concatenate([self.model.tensors[tensor] for tensor in tensors])
         return make_matrix(self.config, name, quantised(self.config, weights, dtype))
 

@@ -144,10 +144,10 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v, "load_floats": top * v,
               "store_floats": (words(sizes.key_dim) + words(sizes.value_dim) + 2) * v,
               "act_elements": max(c.width, c.ffn, c.attention)}
-    for name, need in floats.items():
-        have = getattr(memory, name)
-        require(need <= have, f"{c.name} with context {context} needs memory.{name} = "
-                              f"{1 << (need - 1).bit_length()}, the configuration has {have}")
+    small = {name: 1 << (need - 1).bit_length() for name, need in floats.items() if need > getattr(memory, name)}
+    require(not small, f"{c.name} with context {context} needs " + ", ".join(
+        f"memory.{name} = {need}, the configuration has {getattr(memory, name)}" for name, need in small.items())
+        + "; the smallest change that fits: " + " ".join(f"--set memory.{name}={need}" for name, need in small.items()))
     return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
                   query=query, probabilities=probabilities, shift=0, gamma=gamma, vscale=vscale,
                   rope=vscale[1] + length, rope_row=2 * half, chunk=chunk, **at)

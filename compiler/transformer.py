@@ -51,14 +51,16 @@ from wordline.rtl.isa import Destination, Factor, LoadFormat, Operation, Reducti
 class TransformerCompiler(Attention):
     """Compiles one model for one configuration."""
 
-    def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True, batch: int = 1):
+    def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True, batch: int = 1,
+                 bounded: bool = True):
         self.context = context or model.config.context
         self.keep_logits = keep_logits
         rows = config.array.rows
         require(1 <= batch <= rows, f"batch = {batch}: every sequence takes a row of the array, array.rows = {rows}")
         sizes = check(model.config, config, self.context)
         places = place(model.config, config, sizes, self.context, batch=batch)
-        super().__init__(config, Image(model, config, sizes, self.context, logits=keep_logits, batch=batch), places)
+        image = Image(model, config, sizes, self.context, logits=keep_logits, batch=batch, bounded=bounded)
+        super().__init__(config, image, places)
 
     def compile(self) -> Program:
         b, c, image = self.b, self.c, self.image
@@ -105,7 +107,8 @@ class TransformerCompiler(Attention):
         b.control(Operation.END)
         words = b.words()
         limit = self.config.memory.program
-        require(len(words) <= limit, f"{c.name} takes {len(words)} instructions, memory.program = {limit}")
+        require(len(words) <= limit, f"{c.name} takes {len(words)} instructions, memory.program = {limit}; "
+                f"the smallest that fits: --set memory.program={1 << (len(words) - 1).bit_length()}")
         info = {"model": c.name, "architecture": "decoder", "context": self.context, "vocab": c.vocab,
                 "weights": self.config.types.weights, "head": self.config.types.head_weights,
                 "group_size": self.config.types.group_size, "acts": self.config.types.acts,
@@ -334,6 +337,10 @@ def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits
     CompileError
         The model does not fit the configuration; the message has the numbers.
     """
+    if not model.shape_only:  # what does not fit is refused before weights are quantised, which may take minutes
+        shape = Model(model.config, {}, None, model.folder)
+        TransformerCompiler(shape, config, context=context, keep_logits=keep_logits, batch=batch,
+                            bounded=False).compile()
     return TransformerCompiler(model, config, context=context, keep_logits=keep_logits, batch=batch).compile()
 
 

@@ -101,8 +101,10 @@ def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
     return Matrix(q.dtype, layout, ceil_div(q.shape[0], config.array.cols), raw)
 
 
-def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: WeightType) -> Matrix:
-    """As `make_matrix` for a matrix of which only the shape [N, K] is known.
+def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: WeightType, *,
+                 bounded: bool = True) -> Matrix:
+    """As `make_matrix` for a matrix of which only the shape [N, K] is known. Not `bounded`: its accumulators are
+    somebody else's care.
 
     Raises
     ------
@@ -110,7 +112,8 @@ def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: Weigh
         As `make_matrix`; an accumulator could overflow with the largest weights the type has.
     """
     layout = matrix_layout(config, name, shape[1], dtype)
-    check_accumulator(config, name, shape[1] * 255 * dtype.max_abs)
+    if bounded:
+        check_accumulator(config, name, shape[1] * 255 * dtype.max_abs)
     return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 Floats = np.ndarray | np.floating
 
 TINY = np.float32(2.0**-126)
+_SAFE = np.float32(2.0**-125)  # a product that is rounded to this or more was not below 2^-126 before
 NAN_BITS = np.uint32(0x7FC00000)
 #: A sum has this many partial sums: element i goes to partial sum i mod SUM_WIDTH.
 SUM_WIDTH = 128
@@ -30,9 +31,10 @@ def from_bits(x: np.ndarray) -> np.ndarray:
 def flush(x: Floats) -> np.ndarray:
     """Subnormals to zeros of their sign, NaN to the canonical one."""
     x = np.asarray(x, np.float32)
-    small = np.abs(x) < TINY
-    if small.any():
-        x = np.where(small, np.copysign(np.float32(0), x), x)
+    size = np.abs(x)
+    if size.min(initial=TINY) >= TINY:  # which a NaN is not either
+        return x
+    x = np.where(size < TINY, np.copysign(np.float32(0), x), x)
     bad = np.isnan(x)
     return np.where(bad, from_bits(NAN_BITS), x) if bad.any() else x
 
@@ -40,7 +42,11 @@ def flush(x: Floats) -> np.ndarray:
 def mul(a: Floats, b: Floats) -> np.ndarray:
     """a * b."""
     with np.errstate(all="ignore"):
-        exact = flush(a).astype(np.float64) * flush(b)
+        a, b = flush(a), flush(b)
+        product = a * b
+        if np.abs(product).min(initial=_SAFE) >= _SAFE:
+            return product
+        exact = a.astype(np.float64) * b
         small = np.abs(exact) < 2.0**-126
         return flush(np.where(small, np.copysign(0.0, exact), exact).astype(np.float32))
 

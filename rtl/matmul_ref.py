@@ -26,10 +26,22 @@ def accumulate(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Double precision is exact while no sum of magnitudes reaches 2^53; beyond, whole numbers are used.
     """
-    bound = np.abs(x).max(initial=0) * np.abs(weights).max(initial=0) * max(x.shape[1], 1)
-    if bound < 2.0**53:
+    if _is_exact(x, np.abs(weights).max(initial=0)):
         return (x.astype(np.float64) @ weights.T).astype(np.int64)
     return x.astype(np.int64) @ weights.T.astype(np.int64)
+
+
+def _is_exact(x: np.ndarray, largest: float) -> bool:
+    """No sum of magnitudes of products of a row of `x` and weights up to `largest` reaches 2^53."""
+    return bool(np.abs(x).max(initial=0) * float(largest) * max(x.shape[1], 1) < 2.0**53)
+
+
+def accumulate_float(x: np.ndarray, weights: np.ndarray, largest: float) -> np.ndarray:
+    """float32[rows, N]: `accumulate`, then `float_ref.int_to_float`, of weights [N, K] none of which is above
+    `largest`. Numbers of double precision that are whole are rounded to float32 as integers are."""
+    if _is_exact(x, largest):
+        return (x.astype(np.float64, copy=False) @ weights.T).astype(np.float32)
+    return ref.int_to_float(accumulate(x, weights))
 
 
 def matmul(x: np.ndarray, weights: np.ndarray, row_scale: np.ndarray, channel: np.ndarray | None) -> np.ndarray:

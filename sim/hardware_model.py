@@ -16,16 +16,17 @@ from wordline.pe.datatypes import WEIGHT_TYPES, act_max
 from wordline.pe.quantize import quantize
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import TypesConfig
-from wordline.rtl.matmul_ref import accumulate
+from wordline.rtl.matmul_ref import accumulate_float
 from wordline.sim.reference import rope_angles
 
 F = np.float32
+_ROWS = 64  # of a head's attention at once
 
 
 def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers of each row and float32 scales [..., 1]."""
     scale = ref.mul(np.abs(x).max(-1, keepdims=True), F(1.0 / act_max(bits)))
-    return ref.float_to_int(ref.mul(x, ref.recip(scale)), bits).astype(np.int64), scale
+    return ref.float_to_int(ref.mul(x, ref.recip(scale)), bits).astype(np.float64), scale
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -56,10 +57,11 @@ class _Linear:
     def __init__(self, weights: np.ndarray, dtype: str, group: int, bias: np.ndarray | None = None):
         q = quantize(weights, WEIGHT_TYPES[dtype], group)
         self.integers, self.channel, self.bias = q.integers().astype(np.float64), q.channel_scale, bias
+        self.largest = float(np.abs(self.integers).max())
 
     def __call__(self, x: np.ndarray, bits: int) -> np.ndarray:
         codes, scale = _codes(x, bits)
-        y = ref.mul(ref.mul(ref.int_to_float(accumulate(codes, self.integers)), scale), self.channel)
+        y = ref.mul(ref.mul(accumulate_float(codes, self.integers, self.largest), scale), self.channel)
         return y if self.bias is None else ref.add(y, self.bias)
 
 
@@ -157,15 +159,20 @@ class HardwareModel:
 
     def _head(self, q: np.ndarray, k_codes: np.ndarray, k_scale: np.ndarray, v_codes: np.ndarray,
               v_scale: np.ndarray) -> np.ndarray:
-        n, acts = len(q), self.types.acts
-        codes, scale = _codes(q, acts)
-        row_scale = ref.mul(scale, F(math.log2(math.e) * self.c.score_scale))
-        scores = ref.mul(ref.mul(ref.int_to_float(accumulate(codes, k_codes.astype(np.float64))), row_scale),
-                         k_scale)
-        seen = np.tril(np.ones((n, n), bool))
-        best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
-        e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
-        total = ref.recip(ref.row_sums(e))[:, None]
-        codes, scale = _codes(np.where(seen, ref.mul(e, v_scale), F(0)), acts)
-        acc = accumulate(codes, v_codes.T.astype(np.float64))
-        return ref.mul(ref.int_to_float(acc), ref.mul(scale, total))
+        """float32[T, head_dim]. Rows go some at a time, with the keys that the last of them sees."""
+        acts, top = self.types.acts, act_max(WEIGHT_TYPES[self.types.kv].bits)
+        q_codes, q_scale = _codes(q, acts)
+        row_scale = ref.mul(q_scale, F(math.log2(math.e) * self.c.score_scale))
+        k_codes, values = k_codes.astype(np.float64), v_codes.T.astype(np.float64)
+        parts = []
+        for first in range(0, len(q), _ROWS):
+            rows, last = slice(first, first + _ROWS), min(first + _ROWS, len(q))
+            scores = ref.mul(ref.mul(accumulate_float(q_codes[rows], k_codes[:last], top), row_scale[rows]),
+                             k_scale[:last])
+            seen = np.arange(last) <= np.arange(first, last)[:, None]
+            best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
+            e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
+            total = ref.recip(ref.row_sums(e))[:, None]
+            codes, scale = _codes(np.where(seen, ref.mul(e, v_scale[:last]), F(0)), acts)
+            parts.append(ref.mul(accumulate_float(codes, values[:, :last], top), ref.mul(scale, total)))
+        return np.concatenate(parts)
