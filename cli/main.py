@@ -10,6 +10,7 @@ import typer
 from wordline.cli import dram, fpga, models, pe_area, tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.energy import energy
+from wordline.cli.evaluate import evaluate
 from wordline.cli.run import demo, run
 from wordline.cli.time import time
 
@@ -38,6 +39,7 @@ def main(
 
 app.command()(run)
 app.command()(demo)
+app.command("eval")(evaluate)
 app.command()(time)
 app.command("compile")(tools.compile_)
 app.command()(tools.disasm)

@@ -180,8 +180,8 @@ class Image:
         """The rows of some tensors, one below the other, as one matrix [N, K]."""
         if self.model.shape_only:
             return shape_matrix(self.config, name, shape, dtype, bounded=self.bounded)
-        weights = np.concatenate([self.model.tensors[tensor] for tensor in tensors])
-        return make_matrix(self.config, name, quantised(self.config, weights, dtype))
+        return make_matrix(self.config, name, quantised(self.model, name, tensors, dtype.name,
+                                                        self.config.types.group_size))
 
     def _put_matrix(self, name: str, matrix: Matrix) -> int:
         return self._put(name, matrix.size, lambda: matrix.raw, dtype=matrix.dtype.name, layout=repr(matrix.layout))

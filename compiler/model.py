@@ -1,7 +1,7 @@
 """Models as people have them on disk: a Hugging Face directory or a GGUF file of a decoder-only transformer."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from wordline.compiler.gguf_file import GgufFile
 from wordline.compiler.gguf_tensors import GgufTensors
 from wordline.compiler.gguf_tokenizer import read_tokenizer
 from wordline.compiler.tensors import tensor
+from wordline.pe.quantize import QuantTensor
 
 EMBEDDED = ("austen",)
 
@@ -86,6 +87,8 @@ class Model:
         Where its files lie.
     precision : str
         The number formats of its file.
+    quantised : Mapping[str, QuantTensor]
+        Matrices that a quantiser has rounded, under the compiler's names for them ("layer 3 qkv").
     """
 
     config: ModelConfig
@@ -93,6 +96,7 @@ class Model:
     vocabulary: Tokenizer | None
     folder: Path
     precision: str = ""
+    quantised: Mapping[str, QuantTensor] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Tokenizer:

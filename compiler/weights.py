@@ -82,8 +82,22 @@ def weight_type(config: Config, name: str) -> WeightType:
     return WEIGHT_TYPES[name]
 
 
-def quantised(config: Config, weights: np.ndarray, dtype: WeightType) -> QuantTensor:
-    return quantize(weights, dtype, config.types.group_size)
+def quantised(model: Model, name: str, tensors: list[str], dtype: str, group_size: int) -> QuantTensor:
+    """The rows of some tensors, one below the other, as one matrix of a weight type: as a quantiser has rounded them,
+    or else to the nearest. `name` is "layer 3 qkv", "output head".
+
+    Raises
+    ------
+    CompileError
+        A quantiser has rounded them for other types.
+    """
+    q = model.quantised.get(name)
+    if q is None:
+        weights = [model.tensors[tensor] for tensor in tensors]
+        return quantize(weights[0] if len(weights) == 1 else np.concatenate(weights), WEIGHT_TYPES[dtype], group_size)
+    require(q.dtype.name == dtype and q.group_size == (group_size or q.shape[1]),
+            f"{name} was rounded to {q.dtype.name} in groups of {q.group_size}, not to {dtype} of {group_size}")
+    return q
 
 
 def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:

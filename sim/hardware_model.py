@@ -12,8 +12,9 @@ import numpy as np
 from wordline.compiler import activations
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
+from wordline.compiler.weights import quantised
 from wordline.pe.datatypes import WEIGHT_TYPES, act_max
-from wordline.pe.quantize import quantize
+from wordline.pe.quantize import QuantTensor
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import TypesConfig
 from wordline.rtl.matmul_ref import accumulate_float
@@ -54,8 +55,7 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 class _Linear:
     """A quantised matrix: integers, channel scales, and a bias if there is one."""
 
-    def __init__(self, weights: np.ndarray, dtype: str, group: int, bias: np.ndarray | None = None):
-        q = quantize(weights, WEIGHT_TYPES[dtype], group)
+    def __init__(self, q: QuantTensor, bias: np.ndarray | None = None):
         self.integers, self.channel, self.bias = q.integers().astype(np.float64), q.channel_scale, bias
         self.largest = float(np.abs(self.integers).max())
 
@@ -66,30 +66,59 @@ class _Linear:
 
 
 class HardwareModel:
-    """A model with the datatypes of `types`, computed as the accelerator computes it."""
+    """A model with the datatypes of `types`, computed as the accelerator computes it.
 
-    def __init__(self, model: Model, types: TypesConfig):
+    Parameters
+    ----------
+    kv_bits : int
+        Bits of keys and values; 0 for those of `types.kv`. So widths can be measured that no hardware has.
+    like : HardwareModel
+        Of the same model, whose embedding and matrices are taken where they would be the same: rounding takes
+        longer than running.
+    """
+
+    layers: list[dict[str, _Linear]]
+    head: _Linear
+    embedding: np.ndarray
+
+    def __init__(self, model: Model, types: TypesConfig, *, kv_bits: int = 0, like: "HardwareModel | None" = None):
         self.model, self.types = model, types
+        self.kv_bits = kv_bits or WEIGHT_TYPES[types.kv].bits
         self.c = c = model.config
-        group = types.group_size
 
-        def linear(i: int, names: tuple[str, ...]) -> _Linear:
+        def linear(i: int, name: str, parts: tuple[str, ...]) -> _Linear:
             bias = None
-            if f"model.layers.{i}.{names[0]}.bias" in model.tensors:
-                bias = np.concatenate([model.layer(i, name, "bias") for name in names])
-            return _Linear(np.concatenate([model.layer(i, name) for name in names]), types.weights, group, bias)
+            if f"model.layers.{i}.{parts[0]}.bias" in model.tensors:
+                bias = np.concatenate([model.layer(i, part, "bias") for part in parts])
+            tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
+            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.weights, types.group_size), bias)
 
-        self.layers = [{name: linear(i, parts) for name, parts in matrices(c).items()} for i in range(c.layers)]
-        self.head = _Linear(model.head, types.head_weights, group)
-        scale = np.abs(model.embedding).max(1) / F(127)
-        scale = np.where(scale > 0, scale, 1).astype(F)[:, None]
-        self.embedding = np.clip(np.rint(model.embedding / scale), -127, 127).astype(F)
-        self.embedding_scale = scale * F(c.embedding_scale)
+        if like is not None and like.types.group_size != types.group_size:
+            like = None
+        if like is not None and like.model is model and like.types.weights == types.weights:
+            self.layers = like.layers
+        else:
+            self.layers = [{name: linear(i, name, parts) for name, parts in matrices(c).items()}
+                           for i in range(c.layers)]
+        if like is not None and like.types.head_weights == types.head_weights and not model.quantised:
+            self.head = like.head
+        else:
+            self.head = _Linear(quantised(model, "output head", [model.head_name], types.head_weights,
+                                          types.group_size))
+        self.embedding = model.embedding if like is None else like.embedding
+
+    def _embed(self, ids: np.ndarray) -> np.ndarray:
+        """float32[T, width]: the INT8 embedding of tokens, as `compiler.weights.int8_embedding` has it."""
+        rows = self.embedding[ids]
+        scale = np.abs(rows).max(1, keepdims=True) / F(127)
+        scale = np.where(scale > 0, scale, 1).astype(F)
+        codes = np.clip(np.rint(rows / scale), -127, 127).astype(F)
+        return ref.mul(scale * F(self.c.embedding_scale), codes)
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """float32[T, vocab] for token ids [T]; bit for bit the accelerator's."""
         c, acts = self.c, self.types.acts
-        x = ref.mul(self.embedding_scale[ids], self.embedding[ids])
+        x = self._embed(ids)
         if c.positions == "learned":
             table = self.model.tensors["model.embed_positions.weight"]
             x = ref.add(x, table[c.position_offset : c.position_offset + len(ids)])
@@ -131,7 +160,6 @@ class HardwareModel:
     def _attention(self, h: np.ndarray, i: int) -> np.ndarray:
         """float32[T, width]: what a layer's attention gives, of its normed input."""
         c, acts, n, at = self.c, self.types.acts, len(h), f"model.layers.{i}.self_attn."
-        kv_bits = WEIGHT_TYPES[self.types.kv].bits
         y = self.layers[i]["qkv"](h, acts).reshape(n, -1, c.head_dim)
         q, k, v = np.split(y, [c.heads, c.heads + c.kv_heads], 1)
         if c.qk_norm:
@@ -146,8 +174,8 @@ class HardwareModel:
                                        ref.add(ref.mul(b, cos), ref.mul(a, sin))], -1)
 
             q, k = turned(q), turned(k)
-        k_codes, k_scale = _codes(k, kv_bits)
-        v_codes, v_scale = _codes(v, kv_bits)
+        k_codes, k_scale = _codes(k, self.kv_bits)
+        v_codes, v_scale = _codes(v, self.kv_bits)
         heads = []
         for h_ in range(c.heads):
             kv = h_ // (c.heads // c.kv_heads)
@@ -160,7 +188,7 @@ class HardwareModel:
     def _head(self, q: np.ndarray, k_codes: np.ndarray, k_scale: np.ndarray, v_codes: np.ndarray,
               v_scale: np.ndarray) -> np.ndarray:
         """float32[T, head_dim]. Rows go some at a time, with the keys that the last of them sees."""
-        acts, top = self.types.acts, act_max(WEIGHT_TYPES[self.types.kv].bits)
+        acts, top = self.types.acts, act_max(self.kv_bits)
         q_codes, q_scale = _codes(q, acts)
         row_scale = ref.mul(q_scale, F(math.log2(math.e) * self.c.score_scale))
         k_codes, values = k_codes.astype(np.float64), v_codes.T.astype(np.float64)

@@ -1,0 +1,232 @@
+"""What datatypes cost in accuracy: many settings of one model on several texts, resumable.
+
+Every figure is of exactly what the accelerator computes (`HardwareModel`, which tests hold equal to the functional
+simulator bit for bit). Of each setting and window, what was measured of every token is written to a file as soon as it
+is known, one JSON object a line; a run finds there what an earlier one of the same model, texts and code version
+of the numbers has done.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from wordline.compiler.image import matrices
+from wordline.compiler.model import Model, ModelError
+from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, WeightType
+from wordline.rtl.config import TypesConfig
+from wordline.sim.evaluate import Summary, Tokens
+from wordline.sim.hardware_model import HardwareModel
+from wordline.sim.reference import float_logits
+from wordline.sim.texts import Text
+
+#: Changes whenever the numbers of a setting could change; files of another version are not continued.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Datatypes and quantisers of one measurement.
+
+    Attributes
+    ----------
+    head : str
+        Weight type of the output head.
+    kv : int
+        Bits of keys and values, per token and head. The hardware has 8 and 4.
+    quantizers : tuple[str, ...]
+        What comes on top of rounding, in this order (`wordline.sim.quantizers`).
+    """
+
+    weights: str
+    acts: int = 8
+    kv: int = 8
+    group_size: int = 64
+    head: str = "int8"
+    quantizers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        how = "+".join(self.quantizers)
+        return f"{self.weights} A{self.acts} KV{self.kv}" + (f" {how}" if how else "")
+
+
+def weight_bits(dtype: WeightType, shape: tuple[int, int], group_size: int) -> float:
+    """Bits of a matrix [N, K]: codes, 8-bit group scales, zero points or selects, and a float32 per row."""
+    n, k = shape
+    groups = -(-k // (group_size or k))
+    code = 8 / 5 if dtype.trits else dtype.bits
+    return n * (k * code + groups * (8 + AUX_BITS[dtype.aux]) + 32)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a decode step reads: bits per weight of the layers' matrices and of all matrices, and bytes of all of them
+    and of the KV cache at a context."""
+
+    body_bits: float
+    bits: float
+    bytes_per_token: float
+
+
+def cost(model: Model, setting: Setting, context: int) -> Cost:
+    c = model.config
+    body = WEIGHT_TYPES[setting.weights]
+    shapes = [(c.qkv, c.width), (c.width, c.attention), (len(c.up_parts) * c.ffn, c.width), (c.width, c.ffn)]
+    assert len(shapes) == len(matrices(c))
+    count = c.layers * sum(n * k for n, k in shapes)
+    bits = c.layers * sum(weight_bits(body, shape, setting.group_size) for shape in shapes)
+    head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size)
+    cache = c.layers * c.kv_heads * context * 2 * (c.head_dim * setting.kv + 32)
+    return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token ids of a part of a text."""
+
+    text: str
+    number: int
+    ids: np.ndarray
+
+
+def windows(model: Model, texts: list[Text], tokens: int, window: int) -> list[Window]:
+    """Of every text's evaluation part, as many whole windows as hold `tokens` tokens.
+
+    Raises
+    ------
+    ModelError
+        A text is too short, or the window longer than the model sees.
+    """
+    limit = model.config.sliding_window or model.config.context
+    if not 2 <= window <= limit:
+        raise ModelError(f"a window of {window} tokens: {model.config.name} sees 2 to {limit}")
+    count = -(-tokens // window)
+    found = []
+    for text in texts:
+        # A token may be as short as a character, and few are longer than 20.
+        ids = np.array(model.tokenizer.encode(text.evaluation[: 20 * count * window]).ids)
+        if len(ids) < window:
+            raise ModelError(f"text {text.name!r} has {len(ids)} tokens for evaluation, a window takes {window}")
+        starts = range(0, min(count * window, len(ids) - window + 1), window)
+        found += [Window(text.name, i, ids[start : start + window]) for i, start in enumerate(starts)]
+    return found
+
+
+def fingerprint(model: Model) -> str:
+    """Tells models apart: of their configuration, norms and biases."""
+    digest = hashlib.sha256(repr(replace(model.config, name="")).encode())
+    for name, x in model.tensors.items():
+        if x.ndim == 1:
+            digest.update(name.encode() + x.tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """Finished measurements in a file of JSON lines; without a path, in memory alone."""
+
+    def __init__(self, path: Path | None):
+        self.path, self._done = path, {}  # type: ignore[var-annotated]
+        if path is not None and path.is_file():
+            for line in path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                    tokens = Tokens(*(np.array(entry[name]) for name in ("source_nats", "nats", "kl", "agree")))
+                    self._done[entry["key"]] = tokens
+                except (ValueError, KeyError, TypeError):
+                    continue  # the line that an interrupted run did not finish
+
+    def get(self, key: str) -> Tokens | None:
+        return self._done.get(key)
+
+    def put(self, key: str, about: dict[str, object], tokens: Tokens) -> None:
+        self._done[key] = tokens
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        values = {name: [float(f"{x:.7g}") for x in array] for name, array in asdict(tokens).items()}
+        # A line that an interrupted run left unfinished must not swallow this one.
+        torn = self.path.is_file() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
+        with self.path.open("a") as file:
+            file.write("\n" * bool(torn) + json.dumps({"key": key} | about | values) + "\n")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A setting, what it costs, and its figures by text; "all" is all texts together."""
+
+    setting: Setting
+    cost: Cost
+    tokens: dict[str, Tokens]
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        return {name: Summary.of(tokens) for name, tokens in self.tokens.items()}
+
+
+class Evaluation:
+    """One model on some texts.
+
+    Parameters
+    ----------
+    prepare : callable
+        Makes of a model and a setting the model that is rounded: what quantisers change.
+    """
+
+    def __init__(self, model: Model, texts: list[Text], *, tokens: int, window: int, store: Store,
+                 prepare: Callable[[Model, Setting], Model] = lambda model, setting: model):
+        self.model, self.store, self.prepare = model, store, prepare
+        self.windows = windows(model, texts, tokens, window)
+        self.context = window
+        self._source: dict[int, np.ndarray] = {}
+        self._print = fingerprint(model)
+        self._hardware: HardwareModel | None = None
+        self._prepared = Setting(""), model
+
+    def _key(self, setting: Setting, w: Window) -> str:
+        what = repr((VERSION, self._print, setting, w.ids.tolist()))
+        return hashlib.sha256(what.encode()).hexdigest()[:20]
+
+    def _source_logits(self, i: int) -> np.ndarray:
+        """float32[T, vocab] of the source model on a window, computed once."""
+        if i not in self._source:
+            self._source[i] = float_logits(self.model, self.windows[i].ids).astype(np.float32)
+        return self._source[i]
+
+    def run(self, settings: list[Setting], progress: Callable[[str, int, int], None]) -> Iterator[Result]:
+        """Results in the order of the settings, each as soon as it is whole. `progress` is told what is being done,
+        windows done and windows in all."""
+        total, done = len(settings) * len(self.windows), 0
+        for setting in settings:
+            hardware = None
+            parts: dict[str, list[Tokens]] = {}
+            for i, w in enumerate(self.windows):
+                key = self._key(setting, w)
+                tokens = self.store.get(key)
+                if tokens is None:
+                    if hardware is None:
+                        progress(f"{setting.name}: rounding the weights", done, total)
+                        hardware = self._rounded(setting)
+                    progress(f"{setting.name}: {w.text}", done, total)
+                    tokens = Tokens.compare(self._source_logits(i), hardware.logits(w.ids), w.ids)
+                    self.store.put(key, {"model": self.model.config.name, "setting": setting.name, "text": w.text,
+                                         "window": w.number}, tokens)
+                parts.setdefault(w.text, []).append(tokens)
+                done += 1
+                progress(f"{setting.name}: {w.text}", done, total)
+            joined = {name: Tokens.join(part) for name, part in parts.items()}
+            joined["all"] = Tokens.join([tokens for part in parts.values() for tokens in part])
+            yield Result(setting, cost(self.model, setting, self.context), joined)
+
+    def _rounded(self, setting: Setting) -> HardwareModel:
+        if setting.quantizers != self._prepared[0].quantizers or setting.weights != self._prepared[0].weights:
+            self._prepared = setting, self.prepare(self.model, setting)
+        model = self._prepared[1]
+        types = TypesConfig(weights=setting.weights, head=setting.head, group_size=setting.group_size,
+                            acts=setting.acts)
+        self._hardware = HardwareModel(model, types, kv_bits=setting.kv, like=self._hardware)
+        return self._hardware
