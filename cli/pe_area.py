@@ -12,7 +12,9 @@ from rich.table import Table
 
 from wordline.cli.common import JsonOption, console, one_line_errors, say
 from wordline.fpga import gates, pe_area
+from wordline.fpga.pe_plots import plot as draw
 from wordline.fpga.pe_points import YARDSTICK, Point, all_points
+from wordline.fpga.pe_studies import Study, studies
 from wordline.sim import toolchain
 
 
@@ -23,7 +25,8 @@ def area(
         help="Standard cells. Default: OSU 180 nm, if Debian's qflow-tech-osu018 is installed.")] = None,
     fpga: Annotated[Literal["ecp5", "xilinx"] | None, typer.Option(
         help="Count LUTs instead of standard cells.")] = None,
-    clock_ns: Annotated[float, typer.Option(min=0.01, help="Longest path wanted between flip-flops.")] = 4.0,
+    clock_ns: Annotated[float, typer.Option(min=0.01, help="Longest path wanted between flip-flops.")] = 12.0,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the plots (SVG).")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder: area.json, area.csv.")] = Path(
         "results/pe-area"),
     json_: JsonOption = False,
@@ -36,12 +39,12 @@ def area(
 
     Examples:
 
-      wordline pe area --all --liberty sg13g2_stdcell_typ.lib
+      wordline pe area --all --liberty sg13g2_stdcell_typ.lib --plot results/pe-area
 
       wordline pe area mac bit_serial --fpga ecp5
     """
     with one_line_errors():
-        points = _chosen(families or [], all_)
+        chosen = _chosen(families or [], all_)
         yosys = toolchain.yosys()
 
         def run(args: list[str], cwd: Path) -> str:
@@ -50,21 +53,27 @@ def area(
         library = gates.load_library(liberty) if fpga is None else None
         target = (pe_area.GateTarget(library, clock_ns, run, yosys.version) if library
                   else pe_area.FpgaTarget(fpga or "", run, yosys.version))
-        rows = pe_area.measure(points, target, toolchain.cache_dir(), say)
+        rows = pe_area.measure(chosen, target, toolchain.cache_dir(), say)
         clock = None if fpga else clock_ns
         yardstick = next((row for row in rows if row.point.name == YARDSTICK), None)
-        tree = {
+        tree: dict = {
             "command": ["wordline", *sys.argv[1:]], "date": date.today().isoformat(),
             "tool": f"yosys {yosys.version}", "target": target.name, "clock_ns": clock,
             "nand2_um2": library.nand2_um2 if library else None,
-            "points": pe_area.records(rows, yardstick, clock),
         }
+        points = pe_area.records(rows, yardstick, clock)
+        compared = studies(points)
+        tree |= {"points": points, "studies": [study.to_dict() for study in compared]}
         written = pe_area.write(output, tree)
+        if plot is not None:
+            written += draw(tree, compared, plot)
         console.print(", ".join(str(path) for path in written))
         if json_:
             print(json.dumps(tree, indent=2))
         else:
             _print(tree)
+            for study in compared:
+                _print_study(study)
 
 
 def _chosen(families: list[str], all_: bool) -> list[Point]:
@@ -91,5 +100,19 @@ def _print(tree: dict) -> None:
         ratios = ["" if p[key] is None else f"{p[key]:.2f}" for key in ("alone_ratio", "whole_ratio")]
         table.add_row(f"{p['family']} {p['weights']} x {p['acts']}", f"{p['macs_per_cycle']:.3g}", f"{p['alone']:.0f}",
                       *gate, f"{p['alone_per_mac']:.0f}", f"{p['whole_per_mac']:.0f}", *ratios)
-    out = Console(highlight=False)
+    _out().print(table)
+
+
+def _print_study(study: Study) -> None:
+    table = Table(*study.columns, title=study.title, title_justify="left")
+    for row in study.rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.0f}" if value >= 100 else f"{value:.3f}"
+                        for value in row))
+    out = _out()
     out.print(table)
+    out.print(f"paper: {study.paper}\nhere:  {study.here}")
+
+
+def _out() -> Console:
+    # A file or a pipe has no width to keep to.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)

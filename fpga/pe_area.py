@@ -166,7 +166,7 @@ def records(rows: list[Row], yardstick: Row | None, clock_ns: float | None) -> l
             "size": row.size_name, "alone": row.alone, "whole": row.whole, "path_ns": row.path_ns,
             "alone_per_mac": alone, "whole_per_mac": whole,
             "alone_ratio": alone / unit[0] if unit else None, "whole_ratio": whole / unit[1] if unit else None,
-            "claim": row.point.claim, "provenance": PROVENANCE,
+            "provenance": PROVENANCE,
             "parts": [{"name": p.name, "count": p.count, "role": p.role} | p.figures for p in row.parts],
         })
     return result

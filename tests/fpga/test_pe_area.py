@@ -91,13 +91,13 @@ def test_an_fpga_counts_luts(tmp_path: Path):
     point = Point("test", "fp3", 3, "int8", 1.0, (Part("decoder", 1, lambda: WeightDecoder(WeightKind.FP3)),), "unit")
     (row,) = pe_area.measure([point], pe_area.FpgaTarget("ecp5", yosys, "test"), tmp_path, lambda _: None)
     figures = row.parts[0].figures
-    # Five bits in; eight out, of which the upper ones are the sign.
-    assert 2 <= figures["LUT4"] <= 16 and figures["FF"] == figures["DSP"] == figures["EBR"] == 0
+    # Three bits of code, two of select and four of kind in; eight out, of which the upper ones are the sign.
+    assert 4 <= figures["LUT4"] <= 40 and figures["FF"] == figures["DSP"] == figures["EBR"] == 0
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ([], "name a family or --all; there are mac, "),
-    (["nothing"], "no family nothing; there are mac, "),
+    ([], "name a family or --all; there are fp16_mac, "),
+    (["nothing"], "no family nothing; there are fp16_mac, "),
     (["mac", "--liberty", "{tmp}/no.lib"], "No such file"),
     (["mac", "--liberty", "{tmp}/empty.lib"], "not a Liberty library"),
     (["mac", "--liberty", "{tmp}/bare.lib"], "no cell whose name has `nand2`"),
