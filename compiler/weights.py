@@ -72,6 +72,7 @@ class Matrix:
         return {"kind": int(self.dtype.kind), "planes": lay.planes, "steps": lay.steps,
                 "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),
                 "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales),
+                "float_scales": int(lay.float_scales),
                 "order": int(lay.order)}
 
 
@@ -91,6 +92,7 @@ def quantised(model: Model, name: str, tensors: list[str], dtype: str, group_siz
     CompileError
         A quantiser has rounded them for other types.
     """
+    group_size = WEIGHT_TYPES[dtype].group(group_size)
     q = model.quantised.get(name)
     if q is None:
         weights = [model.tensors[tensor] for tensor in tensors]
@@ -127,14 +129,14 @@ def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: Weigh
     """
     layout = matrix_layout(config, name, shape[1], dtype)
     if bounded:
-        check_accumulator(config, name, shape[1] * 255 * dtype.max_abs)
+        check_accumulator(config, name, shape[1] * dtype.max_scale * dtype.max_abs)
     return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
 
 
 def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileLayout:
     """The tiles of a matrix with rows of `k`, if the array can take them."""
     a, m = config.array, config.memory
-    group = config.types.group_size
+    group = dtype.group(config.types.group_size)
     require(group == 0 or group % a.lanes == 0,
             f"{name}: groups of {group} cannot be cut into steps of array.lanes = {a.lanes}")
     require(group == 0 or group >= a.group_min,
@@ -146,6 +148,7 @@ def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileL
             f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
                         steps=steps, group_steps=group // a.lanes, aux=AuxKind(dtype.aux),
+                        float_scales=dtype.float_scales,
                         order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
     for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):
         require(size // config.beat_bytes <= m.meta_beats,

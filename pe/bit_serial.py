@@ -18,14 +18,15 @@ from wordline.pe.datatypes import (
     FP4_SPECIAL,
     INT_BITS,
     KIND_BITS,
+    PLANES,
     WeightKind,
 )
 from wordline.pe.family import adder_tree, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, register
 
-#: Terms of a code: radix-4 Booth digits of an integer, set bits of a BitMoD float.
+#: Terms of a code: radix-4 Booth digits of an integer, set bits of a BitMoD float, planes.
 TERMS = {kind: (bits + 1) // 2 for kind, bits in INT_BITS.items()} | {
-    WeightKind.INT1: 1, WeightKind.TERNARY: 1, WeightKind.FP4: 2, WeightKind.FP3: 2}
+    WeightKind.INT1: 1, WeightKind.TERNARY: 1, WeightKind.FP4: 2, WeightKind.FP3: 2} | PLANES
 
 FLOATS = {WeightKind.FP4: (FP4_MAGNITUDES, FP4_SPECIAL), WeightKind.FP3: (FP3_MAGNITUDES, FP3_SPECIAL)}
 
@@ -42,17 +43,19 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
                 kinds: frozenset[WeightKind], name: str) -> Any:
     """Term number `index` of a code, combinational.
 
-    Integers: radix-4 Booth digit `index`, of significance ``4**index``; one bit is a sign. BitMoD floats: of the
-    magnitude's two set bits, the higher out of bits 4..1 first (significance 2), then the highest
-    that is left out of bits 3..0. The second must not take the bit that the first one took.
+    Integers: radix-4 Booth digit `index`, of significance ``4**index``; one bit is a sign, and so is each of
+    several planes, whose significance is the group's choice. BitMoD floats: of the magnitude's two set bits, the
+    higher out of bits 4..1 first (significance 2), then the highest that is left out of bits 3..0. The second must
+    not take the bit that the first one took.
     """
     term = Signal(Term, name=name)
     with m.Switch(kind):
         for k in sorted(kinds):
             with m.Case(k):
                 bits = KIND_BITS[k]
-                if k is WeightKind.INT1:
-                    m.d.comb += [term.sign.eq(~code[0]), term.man.eq(index == 0)]
+                if k is WeightKind.INT1 or k in PLANES:
+                    sign = ~Array(code[i] for i in range(TERMS[k]))[index]
+                    m.d.comb += [term.sign.eq(sign), term.man.eq(index < TERMS[k])]
                     continue
                 if k is WeightKind.TERNARY:
                     m.d.comb += [term.sign.eq(code[1]), term.man.eq(code[0] & (index == 0))]
@@ -71,8 +74,8 @@ def encode_term(m: Module, code: Value, kind: Value, select: Value, index: Value
                 magnitude = Signal(5, name=f"{name}_{k.name}_magnitude")
                 sign = Signal(name=f"{name}_{k.name}_sign")
                 with m.If(code[:bits] == 1 << (bits - 1)):
-                    m.d.comb += [magnitude.eq(Array([abs(v) for v in special])[select]),
-                                 sign.eq(Array([int(v < 0) for v in special])[select])]
+                    m.d.comb += [magnitude.eq(Array([abs(v) for v in special])[select[:2]]),
+                                 sign.eq(Array([int(v < 0) for v in special])[select[:2]])]
                 with m.Else():
                     m.d.comb += [magnitude.eq(Array(magnitudes)[code[: bits - 1]]),
                                  sign.eq(code[bits - 1])]
@@ -100,10 +103,18 @@ def shifted(term: Any, act: Value) -> Value:
     return Mux(term.man, Mux(term.sign, -value, value), 0)[: len(act) + 4].as_signed()
 
 
-def significance(kind: Value, index: Value) -> Value:
-    """Power of two of term number `index`: its exponent is counted from there."""
-    is_float = (kind == WeightKind.FP4) | (kind == WeightKind.FP3)
-    return Mux(is_float, index == 0, index << 1)[:3]
+def is_planes(kind: Value) -> Value:
+    return Cat(kind == k for k in PLANES).any()
+
+
+def significance(kind: Value, select: Value, index: Value, kinds: frozenset[WeightKind]) -> Value:
+    """Power of two, 0 to 6, of term number `index`: its exponent is counted from there. Planes have that which their
+    group's gaps add up to."""
+    value: Value = Mux(Cat(kind == k for k in FLOATS).any(), index == 0, index << 1)
+    if kinds & set(PLANES):
+        gaps = Array([Const(0, 3), select[:2], select[:2] + select[2:4]])
+        value = Mux(is_planes(kind), gaps[index], value)
+    return value[:3]
 
 
 class BitSerialColumn(PipelinedColumn):
@@ -127,7 +138,7 @@ class BitSerialColumn(PipelinedColumn):
         return 2 + tree_levels(lanes)
 
     def place(self, m: Module, step: Step) -> tuple[Value, Value]:
-        return significance(step.kind, step.index), Const(0)
+        return significance(step.kind, step.select, step.index, self.kinds), Const(0)
 
     def sums(self, m: Module, step: Step) -> list[Value]:
         encoded = [encode_term(m, code, step.kind, step.select, step.index, self.kinds, f"term_{i}")

@@ -6,9 +6,14 @@ as the scale takes, the array never waits.
 """
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from wordline.pe.datatypes import scale_values
+
+#: Bits of the shift and of the value of a scale that is a small float.
+SHIFT_BITS, FLOAT_SCALE_BITS = 4, 18
 
 
 def bits_per_cycle(min_group_cycles: int) -> int:
@@ -21,9 +26,9 @@ def _check_rate(rate: int) -> None:
         raise ValueError(f"rate must be 1, 2, 4 or 8 bits per cycle, not {rate}")
 
 
-def dequant_latency(rate: int, asymmetric: bool) -> int:
+def dequant_latency(rate: int, asymmetric: bool, floating: bool) -> int:
     """Cycles from a group's dot products to their value in `GroupDequant`."""
-    return (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0)
+    return (8 // rate + 1) + (8 // rate + 2 if asymmetric else 0) + floating
 
 
 def corrected_bits(dot_bits: int, sum_bits: int, asymmetric: bool) -> int:
@@ -105,25 +110,29 @@ class GroupDequant(wiring.Component):
         ``8 // rate`` cycles.
     asymmetric : bool
         False leaves the zero point out.
+    floating : bool
+        The scale may be a small float (`datatypes.scale_values`): its mantissa is the factor, and the product is
+        shifted by its exponent.
 
-    Latency ``8 // rate + 1``, and ``8 // rate + 2`` more for the zero point.
+    Latency ``8 // rate + 1``, ``8 // rate + 2`` more for the zero point, and one more for small floats.
     """
 
     def __init__(self, *, rows: int, dot_bits: int, sum_bits: int, rate: int, asymmetric: bool,
-                 tag_bits: int = 2):
+                 floating: bool = False, tag_bits: int = 2):
         _check_rate(rate)
-        self.rows, self.rate, self.asymmetric = rows, rate, asymmetric
+        self.rows, self.rate, self.asymmetric, self.floating = rows, rate, asymmetric, floating
         self.dot_bits = dot_bits
         self.sum_bits, self.tag_bits = sum_bits, tag_bits
         self.corrected_bits = corrected_bits(dot_bits, sum_bits, asymmetric)
-        self.value_bits = self.corrected_bits + 8
-        self.latency = dequant_latency(rate, asymmetric)
+        self.value_bits = self.corrected_bits + (FLOAT_SCALE_BITS if floating else 8)
+        self.latency = dequant_latency(rate, asymmetric, floating)
         super().__init__({
             "start": In(1),
             "dot": In(data.ArrayLayout(signed(dot_bits), rows)),
             "xsum": In(data.ArrayLayout(signed(sum_bits), rows)),
             "scale": In(8),
             "zero": In(signed(8)),
+            "float_scale": In(1),
             "tag": In(tag_bits),
             "done": Out(1),
             "value": Out(data.ArrayLayout(signed(self.value_bits), rows)),
@@ -131,36 +140,51 @@ class GroupDequant(wiring.Component):
         })
 
     @staticmethod
-    def reference(dot: np.ndarray, xsum: np.ndarray, scale: int, zero: int) -> np.ndarray:
-        return int(scale) * (np.asarray(dot, np.int64) - int(zero) * np.asarray(xsum, np.int64))
+    def reference(dot: np.ndarray, xsum: np.ndarray, scale: int, zero: int, floating: bool = False) -> np.ndarray:
+        factor = scale_values(np.array(scale), floating)
+        return factor * (np.asarray(dot, np.int64) - int(zero) * np.asarray(xsum, np.int64))
 
     def elaborate(self, platform):
         m = Module()
+        # What travels with a group: its tag, and how far its product is to be shifted.
+        about = data.StructLayout({"tag": self.tag_bits, "shift": SHIFT_BITS if self.floating else 0})
+        tag, factor = Signal(about), Signal(8)
+        m.d.comb += [tag.tag.eq(self.tag), factor.eq(self.scale)]
+        if self.floating:
+            exponent = self.scale[3:7]
+            with m.If(self.float_scale):
+                m.d.comb += [factor.eq(Cat(self.scale[:3], exponent != 0)),
+                             tag.shift.eq(Mux(exponent == 0, 0, exponent - 1))]
         m.submodules.scaler = scaler = SerialMultiplier(
             rows=self.rows, bits=self.corrected_bits, rate=self.rate, signed_factor=False,
-            tag_bits=self.tag_bits)
-        m.d.comb += [self.done.eq(scaler.done), self.value.eq(scaler.product),
-                     self.tag_out.eq(scaler.tag_out)]
+            tag_bits=about.size)
+        done = Signal(about)
+        m.d.comb += done.eq(scaler.tag_out)
+        if self.floating:
+            m.d.sync += [self.done.eq(scaler.done), self.tag_out.eq(done.tag)]
+            m.d.sync += [self.value[r].eq(scaler.product[r] << done.shift) for r in range(self.rows)]
+        else:
+            m.d.comb += [self.done.eq(scaler.done), self.value.eq(scaler.product), self.tag_out.eq(done.tag)]
         if not self.asymmetric:
             m.d.comb += [scaler.start.eq(self.start), scaler.operand.eq(self.dot),
-                         scaler.factor.eq(self.scale), scaler.tag.eq(self.tag)]
+                         scaler.factor.eq(factor), scaler.tag.eq(tag)]
             return m
-        width = self.tag_bits + 8 + self.rows * self.dot_bits
+        width = about.size + 8 + self.rows * self.dot_bits
         m.submodules.corrector = corrector = SerialMultiplier(
             rows=self.rows, bits=self.sum_bits, rate=self.rate, signed_factor=True, tag_bits=width)
-        passed = data.StructLayout({"tag": self.tag_bits, "scale": 8,
+        passed = data.StructLayout({"tag": about.size, "factor": 8,
                                     "dot": data.ArrayLayout(signed(self.dot_bits), self.rows)})
         into, out = Signal(passed), Signal(passed)
         m.d.comb += [
-            into.tag.eq(self.tag), into.scale.eq(self.scale), into.dot.eq(self.dot),
+            into.tag.eq(tag), into.factor.eq(factor), into.dot.eq(self.dot),
             corrector.start.eq(self.start), corrector.operand.eq(self.xsum),
             corrector.factor.eq(self.zero), corrector.tag.eq(into),
             out.eq(corrector.tag_out),
         ]
         start, corrected = Signal(), Signal(data.ArrayLayout(signed(self.corrected_bits), self.rows))
-        scale, tag = Signal(8), Signal(self.tag_bits)
-        m.d.sync += [start.eq(corrector.done), scale.eq(out.scale), tag.eq(out.tag)]
+        late_factor, late_tag = Signal(8), Signal(about.size)
+        m.d.sync += [start.eq(corrector.done), late_factor.eq(out.factor), late_tag.eq(out.tag)]
         m.d.sync += [corrected[r].eq(out.dot[r] - corrector.product[r]) for r in range(self.rows)]
-        m.d.comb += [scaler.start.eq(start), scaler.operand.eq(corrected), scaler.factor.eq(scale),
-                     scaler.tag.eq(tag)]
+        m.d.comb += [scaler.start.eq(start), scaler.operand.eq(corrected), scaler.factor.eq(late_factor),
+                     scaler.tag.eq(late_tag)]
         return m

@@ -91,7 +91,7 @@ class PeColumn(wiring.Component):
     acts : ``In(stream)`` of ``[rows][lanes]`` activations. In a family with a `Front` the payload is the
         front's operand instead, which comes a cycle after the transfer.
     weights : ``In(stream)`` of one step's codes (low bits of 8), their kind, the group's special-value
-        select, and whether this step ends the group. A step is taken from both streams at once.
+        select or gaps, and whether this step ends the group. A step is taken from both streams at once.
     dots : ``Out(stream)`` of ``[rows]`` exact group dot products, one transfer a group. While one is not
         taken, the column stands still.
 
@@ -133,7 +133,7 @@ class PeColumn(wiring.Component):
         step = data.StructLayout({
             "codes": data.ArrayLayout(unsigned(8), lanes),
             "kind": WeightKind,
-            "select": unsigned(2),
+            "select": unsigned(4),
             "last": unsigned(1),
         })
         super().__init__({

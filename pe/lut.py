@@ -8,7 +8,8 @@ activations alone, so the array has one set for all its columns, made by `TableF
 **Integers.** With bits b = (s+1)/2, s = +-1, a two's complement integer is ``q = (q' - 1) / 2``, where q' is the same
 sum of powers of two over s, the top one negative. So ``2 * dot = sum(q' * x) - sum(x)``. The second sum is that of the
 tables' all-ones entries; the front forms it once for all columns. A ternary weight is half the sum of two planes of
-+-1, a bipolar bit is a plane: they need none.
++-1, a bipolar bit is a plane: they need none. Nor do planes with power-of-two coefficients (ShiftAddLLM, arXiv
+2406.05981), each of which is shifted by what its group's gaps say.
 
 **Where the index is folded.** The stored half is reached with the low bits of the index, inverted where the top bit
 is set. The papers invert off line, because their weights are static. Here the KV cache's codes are written at run
@@ -21,7 +22,8 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 
-from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind
+from wordline.pe.bit_serial import is_planes, significance
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, PLANES, WeightKind
 from wordline.pe.family import Front, adder_tree, signed_bits, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, delayed, register
 
@@ -91,7 +93,7 @@ class LutColumn(PipelinedColumn):
     index, entry, adder tree, place value, accumulator.
     """
 
-    KINDS = frozenset(INT_BITS) | {WeightKind.INT1, WeightKind.TERNARY}
+    KINDS = frozenset(INT_BITS) | {WeightKind.INT1, WeightKind.TERNARY} | frozenset(PLANES)
     OPTIONS = {"k": (2, 3, 4, 5, 6)}
     SHIFTS = 7
     HALVES = True
@@ -115,8 +117,11 @@ class LutColumn(PipelinedColumn):
 
     def place(self, m: Module, step: Step) -> tuple[Value, Value]:
         # The accumulator holds twice the dot product.
-        integer = (step.kind != WeightKind.TERNARY) & (step.kind != WeightKind.INT1)
-        return Mux(integer, step.index, step.kind == WeightKind.INT1), Const(0)
+        place = Mux(Cat(step.kind == kind for kind in INT_BITS).any(), step.index, step.kind == WeightKind.INT1)
+        if self.kinds & set(PLANES):
+            shift = significance(step.kind, step.select, step.index, self.kinds)
+            place = Mux(is_planes(step.kind), shift + 1, place)
+        return place, Const(0)
 
     def sums(self, m: Module, step: Step) -> list[Value]:
         integer, top = Signal(), Signal()

@@ -1,8 +1,8 @@
 """`mac`: the bit-parallel baseline, one integer multiplier per lane."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, signed
 
-from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind, decode_table
+from wordline.pe.datatypes import INT_BITS, KIND_BITS, PLANES, WeightKind, decode_table
 from wordline.pe.family import adder_tree, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, register
 
@@ -17,13 +17,18 @@ def decode_weight(m: Module, code, kind, select, kinds: frozenset[WeightKind], n
                 if k is WeightKind.INT1:
                     m.d.comb += value.eq(Mux(code[0], 1, -1))
                     continue
+                if k in PLANES:
+                    shifts = [Const(0, 1), select[:2], select[:2] + select[2:4]][: PLANES[k]]
+                    m.d.comb += value.eq(sum(Mux(code[i], Const(1) << s, -(Const(1) << s))
+                                             for i, s in enumerate(shifts)))
+                    continue
                 if k in INT_BITS:
                     m.d.comb += value.eq(code[:bits].as_signed())
                     continue
                 table = Array([int(v) for v in decode_table(k)])
                 special = Array([int(decode_table(k, s)[1 << (bits - 1)]) for s in range(4)])
                 is_special = code[:bits] == 1 << (bits - 1)
-                m.d.comb += value.eq(Mux(is_special, special[select], table[code[:bits]]))
+                m.d.comb += value.eq(Mux(is_special, special[select[:2]], table[code[:bits]]))
     return value
 
 

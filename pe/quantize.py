@@ -1,14 +1,16 @@
 """Rounding of float weights to a datatype, group by group, with 8-bit group scales.
 
 Two levels of scales (as in BitMoD, HPCA 2025, Table V): a float32 scale per output channel, and per
-group an unsigned 8-bit integer times it. Codes are rounded with the scale that the hardware will use.
+group an unsigned 8-bit integer, or a small float, times it. Codes are rounded with the scale that the hardware will
+use.
 """
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
-from wordline.pe.datatypes import AuxKind, WeightType
+from wordline.pe.datatypes import POWER_BYTES, AuxKind, ScaleKind, WeightType, scale_values, selects
 
 _BLOCK = 1 << 20  # weights rounded at once, which bounds the temporary memory
 
@@ -24,9 +26,9 @@ class QuantTensor:
     ----------
     codes : uint8[N, K]
     scales : uint8[N, groups]
-        Group scales.
+        Group scales; `scale_values` says what they multiply by.
     aux : int8[N, groups] or None
-        Special-value select (0 to 3) or zero point.
+        Special-value select (0 to 3), zero point, or gaps (0 to 15).
     channel_scale : float32[N]
     group_size : int
         Elements of K in a group; the last may be shorter.
@@ -47,7 +49,8 @@ class QuantTensor:
         """int32[N, K]: group scale times value, which the array's accumulator sums."""
         group = np.arange(self.shape[1]) // self.group_size
         aux = 0 if self.aux is None else self.aux[:, group]
-        return self.dtype.values(self.codes, aux).astype(np.int32) * self.scales[:, group]
+        scales = scale_values(self.scales, self.dtype.float_scales).astype(np.int32)
+        return self.dtype.values(self.codes, aux).astype(np.int32) * scales[:, group]
 
 
 def _nearest(ratio: np.ndarray, dtype: WeightType, select: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,12 +93,13 @@ def quantize(weights: np.ndarray, dtype: WeightType, group_size: int | None = No
     n, k = weights.shape
     group = group_size or k
     rows = max(1, _BLOCK // k)
-    parts = [_quantize_rows(weights[i : i + rows], dtype, group) for i in range(0, n, rows)]
+    tensor_max = float(np.abs(weights).max())
+    parts = [_quantize_rows(weights[i : i + rows], dtype, group, tensor_max) for i in range(0, n, rows)]
     codes, scales, aux, channel = (np.concatenate(part) for part in zip(*parts, strict=True))
     return QuantTensor(dtype, codes[:, :k], scales, aux if dtype.aux else None, channel[:, 0], group)
 
 
-def _quantize_rows(w: np.ndarray, dtype: WeightType, group: int) -> tuple[np.ndarray, ...]:
+def _quantize_rows(w: np.ndarray, dtype: WeightType, group: int, tensor_max: float) -> tuple[np.ndarray, ...]:
     n, k = w.shape
     groups = -(-k // group)
     w = np.pad(w, ((0, 0), (0, groups * group - k))).reshape(n, groups, group).astype(np.float64)
@@ -110,6 +114,14 @@ def _quantize_rows(w: np.ndarray, dtype: WeightType, group: int) -> tuple[np.nda
         aux = zero.astype(np.int8)
     elif dtype.aux is AuxKind.SELECT:
         scales, channel, codes, aux = _best_special_value(w, dtype)
+    elif dtype.aux is AuxKind.GAPS:
+        scales, channel, codes, aux = _best_gaps(w, k, dtype)
+    elif dtype.float_scales:
+        top = np.abs(w).max(-1)
+        scales, channel = (_e4m3(top, tensor_max) if dtype.scales is ScaleKind.E4M3 else
+                           _powers(_exponent(top) - 2, doubled=1))
+        _, codes = _nearest(w / _steps(scales, channel), dtype, 0)
+        aux = np.zeros((n, groups), np.int8)
     else:
         values, _ = dtype.codebook()
         top = _mean_scale(w, k, dtype) if values.max() == 1 else np.abs(w).max(-1) / values.max()
@@ -118,6 +130,63 @@ def _quantize_rows(w: np.ndarray, dtype: WeightType, group: int) -> tuple[np.nda
         _, codes = _nearest(w / step, dtype, 0)
         aux = np.zeros((n, groups), np.int8)
     return codes.astype(np.uint8).reshape(n, -1), scales, aux, channel
+
+
+def _exponent(x: np.ndarray) -> np.ndarray:
+    """floor(log2(x)); of 0, far below any other."""
+    return np.where(x > 0, np.frexp(x)[1] - 1, -9999)
+
+
+def _powers(exponents: np.ndarray, doubled: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes and channel scale of group scales ``2**exponents`` [N, groups] for values stored times ``2**doubled``. What
+    is further below the row's largest than the bytes reach is 0."""
+    last = len(POWER_BYTES) - 1
+    unit = np.maximum(exponents.max(1, keepdims=True) - last, -126 + doubled)
+    unit = np.where(unit < -999, 0, unit)  # an empty row
+    place = exponents - unit
+    scales = np.where(place >= 0, POWER_BYTES[np.clip(place, 0, last)], 0).astype(np.uint8)
+    return scales, np.ldexp(np.float32(1), unit - doubled).astype(np.float32)
+
+
+def _e4m3(top: np.ndarray, tensor_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """NVFP4: a block's largest magnitude becomes 6, the tensor's 6 * 448; the bytes are those of E4M3. Values are
+    stored doubled and scales in units of 2^-9, so the channel scale is the tensor's divided by 1024."""
+    channel = np.full((len(top), 1), max(tensor_max / (6 * 448 * 1024), _SMALLEST), np.float32)
+    scale = np.minimum(top / (6 * 1024 * channel.astype(np.float64)), 448)
+    return scale.astype(np.float32).astype(ml_dtypes.float8_e4m3fn).view(np.uint8), channel
+
+
+def _steps(scales: np.ndarray, channel: np.ndarray) -> np.ndarray:
+    """float64[N, groups, 1]: what one unit of a value is, for float scales."""
+    return np.maximum(scale_values(scales, True) * channel.astype(np.float64), 1e-300)[..., None]
+
+
+def _best_gaps(w: np.ndarray, k: int, dtype: WeightType) -> tuple[np.ndarray, ...]:
+    """Planes with power-of-two coefficients: of all gaps, and of three scales about the one that gives the group its
+    energy, the pair with the least squared error. The papers alternate between signs and coefficients
+    (binary-coded quantisation); with so few choices all can be tried."""
+    group = w.shape[2]
+    there = (np.arange(w.shape[1] * group) < k).reshape(1, -1, group)
+    energy = np.sqrt((w * w).sum(-1) / there.sum(-1))
+    best = np.full(energy.shape, np.inf)
+    exponents, aux = np.zeros(energy.shape, int), np.zeros(energy.shape, np.int8)
+    for select in range(selects(dtype.kind)):
+        values, _ = dtype.codebook(select)
+        middle = np.rint(np.log2(np.maximum(energy, 1e-300) / np.sqrt((values * values).mean()))).astype(int)
+        for exponent in (middle - 1, middle, middle + 1):
+            step = np.ldexp(1.0, exponent)[..., None]
+            rounded, _ = _nearest(w / step, dtype, select)
+            error = (((rounded * step - w) * there) ** 2).sum(-1)
+            better = error < best
+            best, exponents, aux = (np.where(better, new, old) for new, old in (
+                (error, best), (exponent, exponents), (np.int8(select), aux)))
+    scales, channel = _powers(np.where(energy > 0, exponents, -9999))
+    step = _steps(scales, channel)
+    codes = np.zeros(w.shape, np.uint8)
+    for select in range(selects(dtype.kind)):
+        chosen = aux == select
+        codes[chosen] = _nearest(w[chosen] / step[chosen], dtype, select)[1]
+    return scales, channel, codes, aux
 
 
 def _mean_scale(w: np.ndarray, k: int, dtype: WeightType) -> np.ndarray:

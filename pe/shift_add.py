@@ -4,7 +4,8 @@ A 4-bit weight is two signed powers of two: two radix-4 Booth digits, or the two
 product is two shifted activations and one addition, without a multiplier (MixPE, arXiv 2411.16158, multiplies 4-bit
 weights by shifts and additions and dequantises after the group, as the array does). Zero points cost one sum of
 activations a group for all outputs: `act_sum`. The terms are `bit_serial`'s, two at a time; wider integers take two
-cycles.
+cycles. Of planes with power-of-two coefficients (ShiftAddLLM, arXiv 2406.05981) two are added in a cycle, the second
+shifted by the group's gap.
 """
 
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 
-from wordline.pe.bit_serial import FLOATS, TERMS, encode_term
-from wordline.pe.datatypes import WeightKind
+from wordline.pe.bit_serial import FLOATS, TERMS, encode_term, is_planes, significance
+from wordline.pe.datatypes import PLANES, WeightKind
 from wordline.pe.family import adder_tree, tree_levels
 from wordline.pe.pipeline import PipelinedColumn, Step, register
 
@@ -36,7 +37,7 @@ class ShiftAddColumn(PipelinedColumn):
     """
 
     KINDS = frozenset(TERMS)
-    SHIFTS = 4
+    SHIFTS = 6
 
     @classmethod
     def cycles(cls, kind: WeightKind, act_bits: int) -> int:
@@ -47,7 +48,9 @@ class ShiftAddColumn(PipelinedColumn):
         return 2 + tree_levels(lanes)
 
     def place(self, m: Module, step: Step) -> tuple[Value, Value]:
-        return step.index << 2, Const(0)
+        # Of planes, that of the pair's lower one.
+        shift = significance(step.kind, step.select, step.index << 1, self.kinds)
+        return Mux(is_planes(step.kind), shift, step.index << 2), Const(0)
 
     def sums(self, m: Module, step: Step) -> list[Value]:
         pairs = [[self._addend(m, step, i, which) for which in range(2)] for i in range(self.lanes)]
@@ -69,12 +72,16 @@ class ShiftAddColumn(PipelinedColumn):
                            f"term_{i}_{which}")
         result = Signal(Addend, name=f"addend_{i}_{which}")
         is_float = Cat(step.kind == kind for kind in FLOATS).any()
-        significance = Mux(is_float, 1 - which, 2 * which)
-        m.d.comb += [result.negative.eq(term.sign), result.place.eq(Mux(term.man, term.exp + significance, ZERO))]
+        place = Mux(is_float, 1 - which, 2 * which)
+        if self.kinds & set(PLANES):
+            place = Mux(is_planes(step.kind), step.select[:2] if which else 0, place)
+        m.d.comb += [result.negative.eq(term.sign), result.place.eq(Mux(term.man, term.exp + place, ZERO))]
         return register(m, result, f"addend_{i}_{which}_register")
 
     def _shifted(self, m: Module, act: Value, addend: Any, which: int, name: str) -> Value:
-        places = {2 * which, 2 * which + 1} if self.kinds - set(FLOATS) else set()
+        places = {2 * which, 2 * which + 1} if self.kinds - set(FLOATS) - set(PLANES) else set()
+        if self.kinds & set(PLANES):
+            places |= set(range(4)) if which else {0}
         if self.kinds & set(FLOATS):
             places |= set(range(1 - which, 5 - which))
         value = Signal(signed(self.act_bits + 4), name=name)

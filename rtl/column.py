@@ -22,6 +22,8 @@ class ColumnPlan:
         self.kinds = frozenset(t.kind for t in types)
         self.trits = any(t.trits for t in types)
         self.asymmetric = any(t.aux is AuxKind.ZERO for t in types)
+        self.gaps = any(t.aux is AuxKind.GAPS for t in types)
+        self.float_scales = any(t.float_scales for t in types)
         self.pe = family(a.family)
         self.sum_bits = signed_bits(a.group_max << (a.act_bits - 1))
         interval = min(self.timing(kind).interval for kind in self.kinds)
@@ -30,7 +32,7 @@ class ColumnPlan:
         self.rate = bits_per_cycle(a.group_min // a.lanes * interval)
         #: Cycles from one group's end to the next that the dequantiser needs.
         self.spacing = 8 // self.rate
-        self.dequant_latency = dequant_latency(self.rate, self.asymmetric)
+        self.dequant_latency = dequant_latency(self.rate, self.asymmetric, self.float_scales)
 
     def timing(self, kind: WeightKind):
         return self.pe.timing(kind, self.config.array.lanes, self.config.array.act_bits)
@@ -47,7 +49,8 @@ class ColumnPlan:
     def make_dequant(self) -> GroupDequant:
         a = self.config.array
         return GroupDequant(rows=a.rows, dot_bits=dot_bits(a.act_bits, self.kinds, a.group_max),
-                            sum_bits=self.sum_bits, rate=self.rate, asymmetric=self.asymmetric)
+                            sum_bits=self.sum_bits, rate=self.rate, asymmetric=self.asymmetric,
+                            floating=self.float_scales)
 
 
 class Column(wiring.Component):
@@ -73,9 +76,9 @@ class Column(wiring.Component):
         return wiring.Signature({
             "step": In(1), "ready": Out(1),
             "acts": In(plan.operand.size), "codes": In(8 * a.lanes), "kind": In(4),
-            "select": In(2), "last": In(1),
+            "select": In(4), "last": In(1),
             "dot_valid": Out(1), "xsum": In(a.rows * plan.sum_bits), "scale": In(8),
-            "zero": In(8), "first": In(1), "final": In(1),
+            "float_scales": In(1), "zero": In(8), "first": In(1), "final": In(1),
             "tile_done": Out(1),
             "drain_row": In(range(max(a.rows, 2))), "drained": Out(a.acc_bits),
         })
@@ -93,7 +96,8 @@ class Column(wiring.Component):
             self.ready.eq(pe.weights.ready),
             pe.dots.ready.eq(1), self.dot_valid.eq(pe.dots.valid),
             dequant.start.eq(pe.dots.valid), dequant.dot.eq(pe.dots.payload),
-            dequant.xsum.eq(self.xsum), dequant.scale.eq(self.scale), dequant.zero.eq(self.zero),
+            dequant.xsum.eq(self.xsum), dequant.scale.eq(self.scale), dequant.float_scale.eq(self.float_scales),
+            dequant.zero.eq(self.zero),
             dequant.tag[0].eq(self.first), dequant.tag[1].eq(self.final),
         ]
         first, final = dequant.tag_out[0], dequant.tag_out[1]

@@ -103,6 +103,8 @@ class Aux(enum.IntEnum, shape=unsigned(2)):
     SELECT = 1
     #: A signed 8-bit zero point.
     ZERO = 2
+    #: Two gaps of two bits between the exponents of the code's planes.
+    GAPS = 3
 
 
 class CodeOrder(enum.IntEnum, shape=unsigned(2)):
@@ -148,7 +150,9 @@ class MatmulInstruction(data.Struct):
     order: CodeOrder
     slot: unsigned(2)
     out_stride: unsigned(16)
-    padding: unsigned(56)
+    #: Group scales are small floats (`wordline.pe.datatypes.scale_values`), not integers.
+    float_scales: unsigned(1)
+    padding: unsigned(55)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):

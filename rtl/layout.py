@@ -1,8 +1,8 @@
 """The byte layout of a weight matrix in DRAM: the exact order in which the array consumes it.
 
 W[N, K] is cut into tiles of `cols` output channels. A tile holds, each section filled up to a whole
-beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits) or
-zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, in one of
+beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits), gaps (4 bits)
+or zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, in one of
 the orders of `isa.CodeOrder`: as bit planes of `cols*lanes` bits, or as whole codes, which single elements
 can be written to (the KV cache).
 """
@@ -25,7 +25,7 @@ class TileLayout:
     """Sizes and offsets within one tile, in bytes unless named otherwise.
 
     `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row). `planes` is the bits
-    of a code.
+    of a code; `float_scales` says how the bytes of group scales are meant.
 
     Raises
     ------
@@ -42,6 +42,7 @@ class TileLayout:
     aux: AuxKind = AuxKind.NONE
     channel_scales: bool = True
     group_scales: bool = True
+    float_scales: bool = False
     order: CodeOrder = CodeOrder.PLANES
 
     def __post_init__(self) -> None:

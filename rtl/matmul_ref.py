@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wordline.pe.datatypes import AuxKind, WeightKind, decode_table
+from wordline.pe.datatypes import AuxKind, WeightKind, decode_table, decode_tables, scale_values
 from wordline.rtl import float_ref as ref
 from wordline.rtl.layout import TileLayout, unpack
 
@@ -11,14 +11,13 @@ def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> 
     """float64[N, K] of ``group_scale * (value - zero)``, exact integers, and float32[N] channel scales."""
     codes, scales, aux, channel = unpack(layout, raw)
     group = np.arange(codes.shape[1]) // (layout.group_steps * layout.lanes or codes.shape[1])
-    if layout.aux is AuxKind.SELECT:
-        tables = np.stack([decode_table(kind, s) for s in range(4)])
-        values = tables[(aux.astype(np.intp) & 3)[:, group], codes].astype(np.float64)
+    if layout.aux in (AuxKind.SELECT, AuxKind.GAPS):
+        values = decode_tables(kind)[aux.astype(np.intp)[:, group] & 15, codes].astype(np.float64)
     else:
         values = decode_table(kind)[codes].astype(np.float64)
         if layout.aux is AuxKind.ZERO:
             values -= aux[:, group]
-    return values * scales[:, group], channel
+    return values * scale_values(scales, layout.float_scales)[:, group], channel
 
 
 def accumulate(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

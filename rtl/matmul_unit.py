@@ -1,12 +1,13 @@
 """MATMUL: the array, its front end that takes tiles from the weight stream, and its drain."""
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from wordline.pe.act_sum import ActSum
+from wordline.pe.datatypes import AUX_BITS, AuxKind
 from wordline.rtl.beat_memory import BeatMemory
 from wordline.rtl.column import Column, ColumnPlan, place_column
 from wordline.rtl.config import Config
@@ -149,8 +150,8 @@ class MatmulUnit(wiring.Component):
                 m.d.sync += [
                     section_size[0].eq(Mux(instruction.channel_scales, ch_beats, 0)),
                     section_size[1].eq(Mux(instruction.group_scales, section_beats(8 * cols), 0)),
-                    section_size[2].eq(Mux(instruction.aux == Aux.NONE, 0, Mux(
-                        instruction.aux == Aux.SELECT, section_beats(2 * cols), section_beats(8 * cols)))),
+                    section_size[2].eq(Array(
+                        section_beats(AUX_BITS[a] * cols) if AUX_BITS[a] else 0 for a in AuxKind)[instruction.aux]),
                     section.eq(0), beat.eq(0), header_parity.eq(0),
                 ]
                 m.next = "HEADER"
@@ -264,11 +265,20 @@ class MatmulUnit(wiring.Component):
         select_group, select_parity = Mux(load, group, held_group), Mux(load, issue_parity, held_parity)
         m.d.comb += [
             scales.address.eq(half(next_group, next_parity, scales.address_bits)),
-            auxes.address.eq(Mux(instruction.aux == Aux.SELECT,
-                                 half(select_group[2:], select_parity, auxes.address_bits),
-                                 half(next_group, next_parity, auxes.address_bits))),
         ]
+        # Zero points are wanted behind the PE, selects and gaps before it.
+        with m.Switch(instruction.aux):
+            with m.Case(Aux.SELECT):
+                m.d.comb += auxes.address.eq(half(select_group[2:], select_parity, auxes.address_bits))
+            with m.Case(Aux.GAPS):
+                m.d.comb += auxes.address.eq(half(select_group[1:], select_parity, auxes.address_bits))
+            with m.Default():
+                m.d.comb += auxes.address.eq(half(next_group, next_parity, auxes.address_bits))
         select_word = auxes.data.word_select(held_group[:2], 2 * cols)
+        gaps_word = auxes.data.word_select(held_group[:1], 4 * cols)
+        selects: list[Value] = [select_word.word_select(c, 2) for c in range(cols)]
+        if plan.gaps:
+            selects = [Mux(instruction.aux == Aux.GAPS, gaps_word.word_select(c, 4), selects[c]) for c in range(cols)]
 
         xsum: Value = Const(0, a.rows * plan.sum_bits)
         if plan.asymmetric:
@@ -290,7 +300,7 @@ class MatmulUnit(wiring.Component):
                 column.step.eq(offer), column.acts.eq(operand),
                 column.codes.eq(codes[8 * lanes * c : 8 * lanes * (c + 1)]),
                 column.kind.eq(kind), column.last.eq(group_last),
-                column.select.eq(select_word.word_select(c, 2)),
+                column.select.eq(selects[c]), column.float_scales.eq(instruction.float_scales),
                 column.scale.eq(Mux(instruction.group_scales, scales.data.word_select(c, 8), 1)),
                 column.zero.eq(Mux(instruction.aux == Aux.ZERO, auxes.data.word_select(c, 8), 0)),
                 column.xsum.eq(xsum), column.first.eq(result_group == 0), column.final.eq(final),

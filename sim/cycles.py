@@ -17,6 +17,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from wordline.compiler.program import Program
+from wordline.pe.datatypes import AUX_BITS, AuxKind
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
 from wordline.rtl.dispatch import IN_FLIGHT, QUEUE_DEPTH
@@ -28,7 +29,6 @@ from wordline.rtl.isa import (
     INSTRUCTIONS,
     REGISTERS,
     SEMAPHORE_BITS,
-    Aux,
     CodeOrder,
     Destination,
     Instruction,
@@ -129,11 +129,12 @@ def isa_header() -> str:
              "enum Cause { " + ", ".join(f"{c.name} = {int(c)}" for c in Cause) + " };"]
     enums: list[tuple[type[IntEnum], dict[str, str]]] = [
         (Unit, {}), (LoadFormat, {"REGISTER": "REGISTER_FORMAT"}), (Operation, {}),
-        (Aux, {"NONE": "NO_AUX", "ZERO": "ZERO_AUX"}), (Reduction, {"NONE": "NO_REDUCTION", "MAX": "MAX_OF"}),
+        (Reduction, {"NONE": "NO_REDUCTION", "MAX": "MAX_OF"}),
     ]
     for kind, renamed in enums:
         items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
         lines.append(f"enum {kind.__name__}Number {{ {items} }};")
+    lines.append(f"constexpr int AUX_BITS[{len(AuxKind)}] = {{ {', '.join(str(AUX_BITS[a]) for a in AuxKind)} }};")
     lines.append(f"constexpr int TRITS = {int(CodeOrder.TRITS)};")
     lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PACKED_MODE = {int(StoreMode.PACKED)};")
     for unit, struct in INSTRUCTIONS.items():

@@ -15,7 +15,7 @@ from wordline.compiler.asm import fields, to_words
 from wordline.compiler.program import Program
 from wordline.pe.bit_plane import BitPlaneColumn
 from wordline.pe.bit_serial import BitSerialColumn
-from wordline.pe.datatypes import WeightKind
+from wordline.pe.datatypes import AUX_BITS, AuxKind, WeightKind
 from wordline.pe.dequant import corrected_bits
 from wordline.pe.family import dot_bits, signed_bits
 from wordline.pe.lut import LutColumn, additions, sizes
@@ -211,7 +211,7 @@ class Events:
             header += channel_beats(self.config)
             yield self.read("MATMUL", "channel scales"), n["row_tiles"] * (a.cols // a.drain_lanes)
             yield self.write("MATMUL", "channel scales"), n["tiles"] * channel_beats(self.config)
-        sections = [8 * a.cols * f["group_scales"], a.cols * {Aux.NONE: 0, Aux.SELECT: 2, Aux.ZERO: 8}[f["aux"]]]
+        sections = [8 * a.cols * f["group_scales"], a.cols * AUX_BITS[AuxKind(f["aux"])]]
         for bits in filter(None, sections):
             yield self.read("MATMUL", "group scales"), groups
             yield self.write("MATMUL", "group scales"), n["tiles"] * -(-f["groups"] * bits // self.config.bus.data_bits)

@@ -162,7 +162,7 @@ class FunctionalMachine:
         layout = TileLayout(
             cols=a.cols, lanes=a.lanes, bus_bits=self.config.bus.data_bits, planes=f["planes"], steps=steps,
             group_steps=f["group_steps"], aux=AuxKind(f["aux"]), channel_scales=bool(f["channel_scales"]),
-            group_scales=bool(f["group_scales"]), order=CodeOrder(f["order"]))
+            group_scales=bool(f["group_scales"]), float_scales=bool(f["float_scales"]), order=CodeOrder(f["order"]))
         where, raw = self._take(tiles, layout.tile_beats)
         weights, channel = self._unpacked(where, raw, layout, WeightKind(f["kind"]))
         start = f["act"] * a.lanes

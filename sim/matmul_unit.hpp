@@ -121,7 +121,7 @@ struct Matmul : Unit {
         case PREPARE:
             section_size[0] = channel_scales ? p.channel_beats : 0;
             section_size[1] = group_scales ? section_beats(p, 8 * p.cols) : 0;
-            section_size[2] = aux == NO_AUX ? 0 : section_beats(p, aux == SELECT ? 2 * p.cols : 8 * p.cols);
+            section_size[2] = AUX_BITS[aux] ? section_beats(p, AUX_BITS[aux] * p.cols) : 0;
             section = at = 0;
             state = tiles && steps && rows ? HEADER : END;
             changed = true;

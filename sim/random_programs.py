@@ -80,7 +80,7 @@ def _tile(rng: random.Random, config: Config) -> Block:
             cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
             steps=rng.randint(1, min(longest, 24)), group_steps=group_steps if grouped else 0,
             aux=AuxKind(dtype.aux) if rng.random() < 0.8 else AuxKind.NONE,
-            channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7,
+            channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7, float_scales=dtype.float_scales,
             order=_order(rng, dtype))
         if max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes:
             break
@@ -99,6 +99,7 @@ def _tile(rng: random.Random, config: Config) -> Block:
         "steps": layout.steps, "out": rng.randrange(32), "kind": int(dtype.kind), "planes": layout.planes,
         "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
+        "float_scales": int(layout.float_scales),
         "order": int(layout.order), "slot": rng.randrange(4), "out_stride": rng.randrange(64)}}]
 
 

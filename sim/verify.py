@@ -32,10 +32,10 @@ HARDWARE: dict[str, tuple[str, list[str]]] = {
     "mac-8x8-bus64": ("ulx3s", ["array.act_bits=16"]),
     "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8"]),
     "mac-3x8x8-bus256": ("ulx3s", ["array.rows=3", "bus.data_bits=256", "array.drain_lanes=2", "memory.stream_beats=64",
-                                   'array.weights=["int8", "int7", "int4_asym", "ternary"]',
+                                   'array.weights=["int8", "int7", "int4_asym", "ternary", "mxfp4"]',
                                    "array.group_min=8", "vector.lanes=2"]),
     "serial-8x16-bus32": ("ulx3s", ['array.family="bit_serial"', "array.cols=8", "array.lanes=16", "bus.data_bits=32",
-                                    'array.weights=["int8", "int5", "int1", "ternary", "bitmod_fp3"]',
+                                    'array.weights=["int8", "int5", "int1", "ternary", "bitmod_fp3", "pow2x3"]',
                                     "array.group_min=16", "vector.lanes=8", "array.drain_lanes=8",
                                     "memory.stream_beats=128"]),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-from wordline.pe.datatypes import KIND_BITS, WeightKind
+from wordline.pe.datatypes import KIND_BITS, PLANES, WeightKind, selects
 from wordline.pe.family import PeColumn, act_layout, family
 
 PARAMETERS = json.loads(os.environ.get("PE_BENCH", "{}"))
@@ -35,16 +35,17 @@ def make_groups(rng: np.random.Generator, kinds: list[WeightKind], n: int) -> li
     for i in range(n):
         kind, extreme = kinds[i % len(kinds)], i // len(kinds) % 6
         half = 1 << (KIND_BITS[kind] - 1)  # most negative integer, or the group's special value
+        ends = (0, 2 * half - 1) if kind in PLANES or kind is WeightKind.INT1 else (half, half - 1)
         steps = longest if extreme in (1, 2, 3) else int(rng.choice([1, 2, 3, 5, longest]))
         k = steps * p["lanes"]
         acts = rng.integers(-top, top, (p["rows"], k))
         codes = rng.integers(0, 2 * half, k).astype(np.uint8)
         if extreme in (1, 2, 3):
             acts[:] = top - 1 if extreme == 2 else -top
-            codes[:] = half - 1 if extreme == 3 else half
+            codes[:] = ends[extreme == 3]
         elif extreme == 4:
             codes = np.resize(np.arange(2 * half, dtype=np.uint8), k)
-        groups.append((acts, codes, kind, i // len(kinds) // 6 % 4))
+        groups.append((acts, codes, kind, int(rng.integers(selects(kind)))))
     return groups
 
 

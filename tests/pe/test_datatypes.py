@@ -2,16 +2,31 @@
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, act_max, decode_table
+from wordline.pe.datatypes import (
+    POWER_BYTES,
+    WEIGHT_TYPES,
+    AuxKind,
+    act_max,
+    decode_table,
+    scale_values,
+)
 from wordline.pe.quantize import dequantize, quantize
 from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, pack, unpack
 from wordline.rtl.trits import pack_trits, unpack_trits
+
+
+def usable(dtype, values: np.ndarray) -> np.ndarray:
+    """Values of a group that the quantiser uses."""
+    if dtype.aux is AuxKind.NONE:
+        values = values[values >= -values.max()] if dtype.name.startswith("int") else dtype.codebook()[0]
+    return values
 
 
 def nmse(name: str, w: np.ndarray) -> float:
@@ -43,7 +58,7 @@ def test_stored_asymmetric_codes_mean_q_minus_z():
 
 def test_largest_magnitudes():
     largest = {f"int{b}": 2 ** (b - 1) - 1 for b in range(2, 9)} | {"int1": 1, "ternary": 1}
-    largest |= {"bitmod_fp4": 16, "bitmod_fp3": 6}
+    largest |= {"bitmod_fp4": 16, "bitmod_fp3": 6, "mxfp4": 12, "nvfp4": 12, "pow2x2": 9, "pow2x3": 73}
     largest |= {f"int{b}_asym": 2**b - 1 for b in range(2, 9)}
     assert {name: t.max_abs for name, t in WEIGHT_TYPES.items()} == largest
     assert [act_max(bits) for bits in (4, 8, 16)] == [7, 127, 32767]
@@ -67,9 +82,8 @@ def test_rounding_is_to_the_nearest_value_of_the_group(name):
         g = k // 64
         aux = 0 if q.aux is None else q.aux[n, g]
         values = dtype.values(np.arange(1 << dtype.bits, dtype=np.uint8), aux).astype(float)
-        if dtype.aux is AuxKind.NONE:
-            values = values[values >= -values.max()]
-        choices = values * float(q.scales[n, g]) * float(q.channel_scale[n])
+        values = usable(dtype, values)
+        choices = values * float(scale_values(q.scales[n, g], dtype.float_scales)) * float(q.channel_scale[n])
         assert abs(d[n, k] - w[n, k]) <= np.abs(choices - w[n, k]).min() + 1e-6
 
 
@@ -84,13 +98,13 @@ def test_error_is_at_most_half_the_widest_gap(name, seed, k, group, magnitude, s
     w = ((rng.standard_normal((3, k)) + shift) * magnitude).astype(np.float32)
     q = quantize(w, dtype, group)
     of = np.arange(k) // q.group_size
-    step = q.scales[:, of] * q.channel_scale[:, None].astype(np.float64)
+    step = scale_values(q.scales, dtype.float_scales)[:, of] * q.channel_scale[:, None].astype(np.float64)
     aux = np.zeros_like(q.scales, np.int8) if q.aux is None else q.aux
     low, high, gap = np.empty((3, k)), np.empty((3, k)), np.empty((3, k))
     for n in range(3):
         for i in range(k):
             values = np.sort(dtype.values(np.arange(1 << dtype.bits, dtype=np.uint8), aux[n, of[i]]))
-            values = values[values >= -values[-1]] if dtype.aux is AuxKind.NONE else values
+            values = usable(dtype, values)
             low[n, i], high[n, i], gap[n, i] = values[0], values[-1], np.diff(values).max()
     outside = np.maximum(np.maximum(low * step - w, w - high * step), 0)
     error = np.abs(dequantize(q).astype(np.float64) - w)
@@ -103,11 +117,13 @@ def test_error_is_at_most_half_the_widest_gap(name, seed, k, group, magnitude, s
     else:
         most = high * q.channel_scale[:, None] / 2
     # One special value leaves the other side of zero to saturate, and one magnitude is the mean of all.
-    if dtype.aux is not AuxKind.SELECT and dtype.max_abs > 1:
+    # What a float scale rounds away, other tests say.
+    if dtype.aux is not AuxKind.SELECT and dtype.max_abs > 1 and not dtype.float_scales:
         assert (outside <= most + rounding).all()
 
 
-@pytest.mark.parametrize("name", [n for n, t in WEIGHT_TYPES.items() if t.aux is not AuxKind.SELECT])
+@pytest.mark.parametrize("name", [n for n, t in WEIGHT_TYPES.items() if t.aux is not AuxKind.SELECT
+                                  and not t.float_scales])
 def test_a_grid_is_reproduced_exactly(name):
     """Weights that are values of the type times a power of two come back bit for bit."""
     dtype = WEIGHT_TYPES[name]
@@ -141,7 +157,8 @@ def test_tiny_weights_keep_a_normal_channel_scale(name):
     # The hardware would read a subnormal scale as zero.
     for size in (1e-40, 1.4e-45, 2.0**-126):
         q = quantize(np.full((2, 16), size, np.float32), WEIGHT_TYPES[name], 8)
-        assert (q.channel_scale >= np.finfo(np.float32).tiny).all() and (q.scales >= 1).all()
+        assert (q.channel_scale >= np.finfo(np.float32).tiny).all()
+        assert (q.scales >= 1).all() or WEIGHT_TYPES[name].float_scales
         assert (np.abs(dequantize(q) - np.float32(size)) <= 2.0**-126).all()
 
 
@@ -167,6 +184,64 @@ def test_zero_groups_and_bad_weights():
     w[1, 5] = np.nan
     with pytest.raises(ValueError, match=r"weight \[1, 5\] is nan"):
         quantize(w, WEIGHT_TYPES["int4"], 64)
+
+
+def test_float_scales_are_e4m3():
+    bytes_ = np.arange(0x7F, dtype=np.uint8)
+    assert (scale_values(bytes_, True) == bytes_.view(ml_dtypes.float8_e4m3fn).astype(np.float64) * 512).all()
+    assert list(scale_values(POWER_BYTES, True)) == [2**i for i in range(18)]
+
+
+def test_nvfp4_is_the_format():
+    """The same elements, block scales and tensor scale as casts to the formats themselves give."""
+    w = np.random.default_rng(5).standard_normal((6, 64)).astype(np.float32)
+    w[3] *= 1e-3  # blocks whose scale is subnormal
+    q = quantize(w, WEIGHT_TYPES["nvfp4"], 16)
+    tensor = np.float32(np.abs(w).max() / (6 * 448))
+    blocks = w.reshape(6, 4, 16).astype(np.float64)
+    scale = (np.abs(blocks).max(-1) / 6 / tensor).astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+    assert (scale.view(np.uint8) == q.scales).all()
+    scale = scale.astype(np.float64)[..., None] * tensor
+    elements = np.clip(blocks / scale, -6, 6).astype(np.float32).astype(ml_dtypes.float4_e2m1fn).astype(np.float64)
+    assert np.allclose(dequantize(q), (elements * scale).reshape(w.shape), rtol=1e-6, atol=0)
+
+
+def test_mxfp4_is_the_format_within_its_window():
+    w = np.random.default_rng(6).standard_normal((4, 128)).astype(np.float32)
+    w[:, 32:64] *= 2.0**-12
+    w[:, 64:96] *= 2.0**-17
+    w[:, 96:] *= 2.0**-24
+    q = quantize(w, WEIGHT_TYPES["mxfp4"], 32)
+    blocks = w.reshape(4, 4, 32).astype(np.float64)
+    exponent = np.floor(np.log2(np.abs(blocks).max(-1, keepdims=True))) - 2  # OCP MX v1.0, section 6.3
+    elements = np.clip(blocks / 2**exponent, -6, 6).astype(np.float32).astype(ml_dtypes.float4_e2m1fn)
+    want = elements.astype(np.float64) * 2**exponent
+    kept = exponent >= exponent.max(1, keepdims=True) - 17
+    assert kept[:, :2].all() and not kept[:, 3].any()
+    assert (dequantize(q).reshape(blocks.shape) == np.where(kept, want, 0)).all()
+
+
+@pytest.mark.parametrize(("name", "planes"), [("pow2x2", 2), ("pow2x3", 3)])
+def test_planes_with_powers_of_two_come_back(name, planes):
+    """Weights that are such sums are reproduced; every coefficient of what is not is a power of two."""
+    dtype, rng = WEIGHT_TYPES[name], np.random.default_rng(7)
+    gaps = rng.integers(0, 4, (8, 4, planes - 1))
+    shifts = np.concatenate([np.zeros((8, 4, 1), int), gaps.cumsum(-1)], -1) + rng.integers(-6, 5, (8, 4, 1))
+    signs = np.array(list(np.ndindex(*(2,) * planes))) * 2 - 1
+    signs = np.tile(signs, (64 >> planes, 1))  # every combination is there
+    w = (signs * 2.0 ** shifts[:, :, None]).sum(-1).astype(np.float32).reshape(8, 256)
+    assert (dequantize(quantize(w, dtype, 64)) == w).all()
+    q = quantize(rng.standard_normal((4, 128)).astype(np.float32), dtype, 64)
+    assert np.isin(np.abs(np.log2(q.channel_scale)) % 1, 0).all() and np.isin(q.scales, POWER_BYTES).all()
+    for select in range(4 ** (planes - 1)):
+        shift = np.cumsum([0] + [select >> 2 * i & 3 for i in range(planes - 1)])
+        top = int((1 << shift).sum())
+        assert dtype.codebook(select)[0].max() == top == -dtype.codebook(select)[0].min()
+
+
+def test_planes_beat_integers_of_their_width():
+    w = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
+    assert nmse("pow2x3", w) < nmse("int3", w) and nmse("pow2x2", w) < nmse("int2", w)
 
 
 @settings(max_examples=60, deadline=None)

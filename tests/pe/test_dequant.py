@@ -10,13 +10,17 @@ from wordline.pe.dequant import GroupDequant, bits_per_cycle
 
 @pytest.mark.parametrize("rate", [1, 2, 4, 8])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_scales_groups_at_full_rate(rate, asymmetric):
-    unit = GroupDequant(rows=2, dot_bits=20, sum_bits=14, rate=rate, asymmetric=asymmetric)
+@pytest.mark.parametrize("floating", [False, True])
+def test_scales_groups_at_full_rate(rate, asymmetric, floating):
+    unit = GroupDequant(rows=2, dot_bits=20, sum_bits=14, rate=rate, asymmetric=asymmetric, floating=floating)
     rng = np.random.default_rng(rate)
     n = 60
     dot = rng.integers(-(1 << 19), 1 << 19, (n, 2))
     xsum = rng.integers(-(1 << 13), 1 << 13, (n, 2))
     scale, zero = rng.integers(0, 256, n), rng.integers(-128, 128, n)
+    # With small floats, integers in between.
+    is_float = rng.integers(0, 2, n).astype(bool) & floating
+    scale = np.where(is_float, scale & 127, scale)
     dot[0], xsum[0], scale[0], zero[0] = -(1 << 19), (1 << 13) - 1, 255, -128
     dot[1], xsum[1], scale[1], zero[1] = (1 << 19) - 1, -(1 << 13), 255, -128
     starts, dones = [], []
@@ -30,6 +34,7 @@ def test_scales_groups_at_full_rate(rate, asymmetric):
             ctx.set(unit.dot, [int(v) for v in dot[i]])
             ctx.set(unit.xsum, [int(v) for v in xsum[i]])
             ctx.set(unit.scale, int(scale[i]))
+            ctx.set(unit.float_scale, int(is_float[i]))
             ctx.set(unit.zero, int(zero[i]))
             ctx.set(unit.tag, i & 3)
             starts.append(clock)
@@ -45,7 +50,7 @@ def test_scales_groups_at_full_rate(rate, asymmetric):
         for cycle in range(n * (8 // rate + 2) + 80):
             if ctx.get(unit.done):
                 i = len(dones)
-                want = unit.reference(dot[i], xsum[i], scale[i], zero[i] if asymmetric else 0)
+                want = unit.reference(dot[i], xsum[i], scale[i], zero[i] if asymmetric else 0, bool(is_float[i]))
                 assert [ctx.get(unit.value[r]) for r in range(2)] == list(want)
                 assert ctx.get(unit.tag_out) == i & 3
                 dones.append(cycle)

@@ -6,12 +6,10 @@ from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from wordline.pe.bit_serial import TERMS, encode_term
+from wordline.pe.bit_serial import TERMS, encode_term, significance
 from wordline.pe.datatypes import WeightKind
 from wordline.pe.mac import decode_weight
 from wordline.sim import toolchain
-
-FLOATS = (WeightKind.FP4, WeightKind.FP3)
 
 
 class Lane(wiring.Component):
@@ -19,7 +17,7 @@ class Lane(wiring.Component):
 
     def __init__(self, kind: WeightKind, act_bits: int):
         self.kind, self.act_bits = kind, act_bits
-        super().__init__({"code": In(unsigned(8)), "select": In(2), "act": In(signed(act_bits)),
+        super().__init__({"code": In(unsigned(8)), "select": In(4), "act": In(signed(act_bits)),
                           "equal": Out(1), "never_ten": Out(1)})
 
     def elaborate(self, platform):
@@ -30,9 +28,8 @@ class Lane(wiring.Component):
         parts = []
         for i in range(TERMS[self.kind]):
             term = encode_term(m, self.code, kind, self.select, Const(i, 2), kinds, f"term_{i}")
-            significance = (1 - i) if self.kind in FLOATS else 2 * i
             part = Signal(signed(self.act_bits + 10), name=f"part_{i}")
-            shifted = (self.act << term.exp) << significance
+            shifted = (self.act << term.exp) << significance(kind, self.select, Const(i, 2), kinds)
             m.d.comb += part.eq(Mux(term.man, Mux(term.sign, -shifted, shifted), 0))
             parts.append(part)
         m.d.comb += [total.eq(sum(parts[1:], parts[0])), self.equal.eq(total == self.act * value),

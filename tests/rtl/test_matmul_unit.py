@@ -20,8 +20,10 @@ ACT = 256
 FLOATS = 512
 
 
-def config(family, rows, cols, lanes, bus, drain=1, act_bits=8):
+def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, floating=False):
     weights = ("int8", "int7", "int5", "int4", "int1", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
+    if floating:
+        weights = ("int8", "int4_asym", "bitmod_fp3", "mxfp4", "nvfp4", "pow2x2", "pow2x3")
     return Config(
         array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
                           weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
@@ -39,7 +41,7 @@ def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=Tr
     q = quantize(w, dtype, group_steps * a.lanes)
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=cfg.bus.data_bits, planes=dtype.bits, steps=steps,
                         group_steps=group_steps, aux=dtype.aux if scaled else 0,
-                        channel_scales=scaled, group_scales=scaled, order=order)
+                        channel_scales=scaled, group_scales=scaled, float_scales=dtype.float_scales, order=order)
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
     tiles = -(-n // a.cols)
     top = (1 << a.act_bits - 1) - 1
@@ -50,7 +52,7 @@ def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=Tr
     fields = {"rows": rows, "act": act, "tiles": tiles, "steps": steps, "out": out, "kind": int(dtype.kind),
               "planes": dtype.bits, "group_steps": group_steps, "groups": layout.groups,
               "aux": int(layout.aux), "channel_scales": int(scaled), "group_scales": int(scaled),
-              "order": int(order), "slot": slot, "out_stride": stride}
+              "float_scales": int(dtype.float_scales), "order": int(order), "slot": slot, "out_stride": stride}
     row_scale = rng.uniform(0.001, 0.1, a.rows).astype(np.float32)
     weights, channel = effective_weights(raw, layout, dtype.kind)
     want = matmul(x[:rows], weights, row_scale[:rows], channel if scaled else None)
@@ -150,3 +152,15 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
         ("int4", dict(n=17, k=100, group=16 if lanes <= 16 else lanes, rows=1)),
     ]
     run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], stall, rng)
+
+
+@pytest.mark.parametrize(("family", "rows", "cols", "lanes", "bus", "drain", "act_bits"), [
+    ("mac", 1, 8, 8, 64, 1, 16),
+    ("bit_serial", 2, 16, 8, 256, 2, 8),
+])
+def test_float_scales_and_gaps(family, rows, cols, lanes, bus, drain, act_bits):
+    rng = np.random.default_rng(8)
+    cfg = config(family, rows, cols, lanes, bus, drain, act_bits, floating=True)
+    shapes = [(name, dict(n=20, k=96, group=group, rows=rows)) for name, group in (
+        ("mxfp4", 32), ("int4_asym", 32), ("nvfp4", 16), ("pow2x3", 16), ("bitmod_fp3", 32), ("pow2x2", 32))]
+    run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], 0.3, rng)

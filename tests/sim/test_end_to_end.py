@@ -1,5 +1,6 @@
 """The embedded model on the Verilated RTL: same bits as the functional simulator, whatever the hardware."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +18,14 @@ PROMPT = "It was a"
 TYPES = [TypesConfig(weights=w, acts=a, kv=kv) for w, a, kv in [
     ("bitmod_fp4", 8, "int8"), ("bitmod_fp3", 8, "int8"), ("int8", 8, "int8"), ("int4", 8, "int8"),
     ("bitmod_fp4", 16, "int4"), ("bitmod_fp3", 16, "int8"), ("int8", 16, "int4"), ("int4", 8, "int4"),
+    ("int5", 8, "int8"), ("int1", 8, "int8"), ("mxfp4", 8, "int8"), ("nvfp4", 8, "int8"), ("pow2x3", 8, "int8"),
 ]]
+WEIGHTS = f"array.weights={json.dumps(sorted({t.weights for t in TYPES}))}"
 
 # Two families, two shapes: rows, columns, lanes, bus, vector lanes and drain all differ.
 HARDWARE = {
-    "mac": load_config("ulx3s", ["array.act_bits=16"]),
-    "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8"]),
+    "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16"]),
+    "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", WEIGHTS, "array.group_min=16"]),
 }
 
 
