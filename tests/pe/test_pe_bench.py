@@ -31,9 +31,9 @@ def test_family(name, shape, tmp_path):
 
 def test_cycles_per_step_are_those_of_the_paper():
     # BitMoD, Section IV-B: four weights take 4 cycles at INT8, 3 at INT6, 2 at FP4 and FP3. Radix-4 Booth
-    # takes a digit for two bits of the others.
+    # takes a digit for two bits of the others, planes one each.
     cycles = {"INT8": 4, "INT7": 4, "INT6": 3, "INT5": 3, "INT4": 2, "INT3": 2, "INT2": 1, "INT1": 1,
-              "FP4": 2, "FP3": 2, "TERNARY": 1}
+              "FP4": 2, "FP3": 2, "POW2X2": 2, "POW2X3": 3, "TERNARY": 1}
     for kind in WeightKind:
         assert family("bit_serial").timing(kind, 4, 8).interval == cycles[kind.name]
         assert family("mac").timing(kind, 4, 8).interval == 1

@@ -25,7 +25,8 @@ WEIGHTS = f"array.weights={json.dumps(sorted({t.weights for t in TYPES}))}"
 # Two families, two shapes: rows, columns, lanes, bus, vector lanes and drain all differ.
 HARDWARE = {
     "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16"]),
-    "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", WEIGHTS, "array.group_min=16"]),
+    "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", WEIGHTS,
+                                         "array.group_min=16"]),
 }
 
 
