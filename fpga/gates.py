@@ -80,10 +80,10 @@ def load_library(path: Path | None) -> Library:
 
 
 def script(recipe: str, clock_ns: float) -> tuple[str, str]:
-    """Yosys' and ABC's commands of a recipe: ``design.v`` with module ``top`` to ``stat.json`` and ``stats.txt``."""
+    """Yosys' and ABC's commands of a recipe: ``design.il`` with module ``top`` to ``stat.json`` and ``stats.txt``."""
     options, mapping = RECIPES[recipe]
     ps = round(1000 * clock_ns)
-    yosys = (f"read_verilog design.v; synth -flatten -noabc {options} -top top; dfflibmap -liberty cells.lib; opt; "
+    yosys = (f"read_rtlil design.il; synth -flatten -noabc {options} -top top; dfflibmap -liberty cells.lib; opt; "
              "abc -liberty cells.lib -script abc.script; opt_clean -purge; "
              "tee -q -o stat.json stat -liberty cells.lib -json")
     return yosys, _ABC.format(map=mapping.format(ps=ps), ps=ps)
@@ -94,17 +94,15 @@ def flow_text(clock_ns: float) -> str:
     return repr([script(recipe, clock_ns) for recipe in RECIPES])
 
 
-def map_gates(verilog: str, library: Library, clock_ns: float, yosys: Run, folder: Path) -> Gates:
-    """Map module ``top`` to the library: the smallest mapping with paths below `clock_ns`, else the fastest.
+def map_gates(rtlil: str, library: Library, clock_ns: float, yosys: Run, folder: Path) -> Gates:
+    """Map module ``top``, in Yosys' RTLIL, to the library: the smallest mapping with paths below `clock_ns`, else the fastest.
 
     Gates are chosen for delay only where choosing them for area misses the clock. Where the library lacks
     a cell, Yosys ends with an error that says which.
     """
-    (folder / "design.v").write_text(verilog)
+    (folder / "design.il").write_text(rtlil)
     (folder / "cells.lib").write_text(library.text)
-    # Booth recodes multipliers; Amaranth writes one as `a * b`, and attributes as `(* a *)`.
-    multiplies = re.search(r"[^(]\*[^)]", verilog) is not None
-    recipes = [name for name in RECIPES if multiplies or "booth" not in name]
+    recipes = [name for name in RECIPES if "$mul" in rtlil or "booth" not in name]
     mapped: list[Gates] = []
     for goal in ("area", "delay"):
         mapped += [_map(name, clock_ns, library, yosys, folder) for name in recipes if name.endswith(goal)]

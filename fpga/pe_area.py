@@ -1,6 +1,6 @@
 """Measures the points of `pe_points` with one flow, and puts them side by side at equal throughput.
 
-What was mapped once is not mapped again: results are cached under a hash of the Verilog, the flow, the library
+What was mapped once is not mapped again: results are cached under a hash of the netlist, the flow, the library
 and the tool's version.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from amaranth.back import verilog
+from amaranth.back import rtlil
 
 from wordline.fpga import gates, synth
 from wordline.fpga.pe_points import Point, Role
@@ -36,7 +36,7 @@ class Target(Protocol):
         """Everything that decides a result but the design."""
 
     def measure(self, text: str, folder: Path) -> dict[str, float | str]:
-        """Figures of a Verilog design with module ``top``."""
+        """Figures of a design in Yosys' RTLIL with module ``top``."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class FpgaTarget:
         return repr((self.fpga, synth.command(self.fpga, "top"), self.version))
 
     def measure(self, text: str, folder: Path) -> dict[str, float | str]:
-        return dict(synth.map_verilog({"design.v": text}, "top", self.fpga, self.yosys, folder))
+        return dict(synth.map_files({"design.il": text}, "top", self.fpga, self.yosys, folder))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def measure(points: list[Point], target: Target, cache: Path, told: Callable[[st
         parts = []
         for part in point.parts:
             done += 1
-            text = verilog.convert(part.build(), name="top", emit_src=False)
+            text = rtlil.convert(part.build(), name="top", emit_src=False)
             digest = hashlib.sha256((base + text).encode()).hexdigest()[:24]
             stored = cache / f"pe-{digest}.json"
             if stored.exists():

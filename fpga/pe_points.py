@@ -16,7 +16,7 @@ from wordline.pe import fp16_dot, lut_fp16
 from wordline.pe.bit_serial import FLOATS, TERMS, Term, encode_term
 from wordline.pe.bit_serial_fp16 import LANES as FP16_LANES
 from wordline.pe.bit_serial_fp16 import BitSerialFp16, SerialScale
-from wordline.pe.datatypes import INT_BITS, KIND_BITS, WeightKind
+from wordline.pe.datatypes import KIND_BITS, WeightKind
 from wordline.pe.dequant import GroupDequant, bits_per_cycle
 from wordline.pe.family import FAMILIES, dot_bits, family, signed_bits
 from wordline.pe.fp16_mac import Fp16Mac
@@ -32,6 +32,9 @@ COLUMNS, LUT_COLUMNS = 8, 64
 FP16_TILE_ROWS, BITMOD_TILE_ROWS, TILE_COLUMNS = 6, 8, 8
 #: What BitMoD's encoder understands.
 BITMOD_KINDS = (WeightKind.INT8, WeightKind.INT6, WeightKind.FP4, WeightKind.FP3)
+#: Widths that every family which decodes them is compared at.
+COMPARED = {WeightKind.TERNARY, WeightKind.INT2, WeightKind.INT3, WeightKind.INT4, WeightKind.INT8, WeightKind.FP4,
+            WeightKind.FP3}
 #: Family names whose default option is not the one to compare: eight planes of activations at once.
 CHOSEN = {"bit_plane": "bit_plane:pairs=8"}
 
@@ -110,7 +113,7 @@ class Register(wiring.Component):
 
 
 def all_points() -> list[Point]:
-    return [*fp16_points(), *column_points(), *k_points(), *ladder_points()]
+    return [*fp16_points(), *ladder_points(), *k_points(), *column_points()]
 
 
 def operands(bits: float) -> Part:
@@ -152,9 +155,10 @@ def fp16_points() -> list[Point]:
 
 
 def column_points() -> list[Point]:
-    """Every family of the array with every kind that it decodes, integer activations."""
+    """Every family of the array, integer activations: `mac` and `lut` with every width, the others with `COMPARED`."""
     return [column_point(name, kind, COLUMNS) for name in FAMILIES
-            for kind in sorted(family(name).KINDS, key=lambda kind: (kind not in INT_BITS, KIND_BITS[kind], kind))]
+            for kind in sorted(family(name).KINDS, key=lambda kind: (kind in FLOATS, KIND_BITS[kind], kind))
+            if kind in COMPARED or (name in ("mac", "lut") and kind not in FLOATS)]
 
 
 def column_point(name: str, kind: WeightKind, columns: int, lanes: int = LANES, label: str = "") -> Point:

@@ -59,19 +59,18 @@ def command(target: str, top: str) -> str:
     return _COMMANDS[target].format(top=top, json=f"{top}.json")
 
 
-def map_verilog(files: dict[str, str], top: str, target: str, yosys: Run, folder: Path) -> dict[str, float]:
-    """Resources of Verilog files by name; `yosys` runs the tool with arguments in a folder."""
+def map_files(files: dict[str, str], top: str, target: str, yosys: Run, folder: Path) -> dict[str, float]:
+    """Resources of Verilog files (``.v``) or RTLIL (``.il``) by name; `yosys` runs the tool in a folder."""
     for name, text in files.items():
         (folder / name).write_text(text)
-    script = (f"read_verilog {' '.join(files)}; {command(target, top)}; flatten; "
-              "tee -q -o stat.json stat -json")
-    yosys(["-q", "-p", script], folder)
+    read = "; ".join(f"read_{'rtlil' if name.endswith('.il') else 'verilog'} {name}" for name in files)
+    yosys(["-q", "-p", f"{read}; {command(target, top)}; flatten; tee -q -o stat.json stat -json"], folder)
     return count((folder / "stat.json").read_text(), target)
 
 
 def synthesise(config: Config, target: str, yosys: Run, folder: Path) -> Resources:
     """Map the accelerator to a target's cells."""
-    return Resources(target, map_verilog(verilog.emit(config), "accelerator", target, yosys, folder))
+    return Resources(target, map_files(verilog.emit(config), "accelerator", target, yosys, folder))
 
 
 def wrapper(accelerator: str) -> str:

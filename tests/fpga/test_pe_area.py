@@ -19,6 +19,13 @@ def yosys(args: list[str], cwd: Path) -> str:
     return toolchain.yosys().run(args, cwd=cwd)
 
 
+def rtlil(verilog: str, folder: Path) -> str:
+    """Yosys' own form of a Verilog module."""
+    (folder / "given.v").write_text(verilog)
+    yosys(["-q", "-p", "read_verilog given.v; proc; write_rtlil given.il"], folder)
+    return (folder / "given.il").read_text()
+
+
 def held_nands(n: int) -> str:
     """A chain of n inverted ands, then a register: n NANDs, one flip-flop, a path of n NANDs."""
     chain = "".join(f"assign w[{i + 1}] = ~(w[{i}] & a[{i}]);" for i in range(n))
@@ -29,11 +36,11 @@ def held_nands(n: int) -> str:
 def test_gates_are_those_of_the_circuit(tmp_path: Path):
     library = gates.load_library(TINY)
     assert (library.name, library.nand2_um2) == ("tiny", 4.0)
-    mapped = gates.map_gates(held_nands(3), library, 1.0, yosys, tmp_path)
-    assert (mapped.area_um2, mapped.flops_um2, mapped.cells) == (3 * 4 + 16, 16, 4)
-    assert mapped.path_ns == pytest.approx(0.6) and mapped.recipe == "area"
-    registers = "module top(input clk, input a, output reg o); always @(posedge clk) o <= a; endmodule"
-    alone = gates.map_gates(registers, library, 1.0, yosys, tmp_path)
+    chain = gates.map_gates(rtlil(held_nands(3), tmp_path), library, 1.0, yosys, tmp_path)
+    assert (chain.area_um2, chain.flops_um2, chain.cells) == (3 * 4 + 16, 16, 4)
+    assert chain.path_ns == pytest.approx(0.6) and chain.recipe == "area"
+    wire = rtlil("module top(input clk, input a, output reg o); always @(posedge clk) o <= a; endmodule", tmp_path)
+    alone = gates.map_gates(wire, library, 1.0, yosys, tmp_path)
     assert (alone.area_um2, alone.path_ns) == (16, 0)
 
 
@@ -49,7 +56,7 @@ def test_the_smallest_that_meets_the_clock_counts():
 
 
 class Counting:
-    """A target whose sizes are the lengths of the Verilog, and which counts what it is asked."""
+    """A target whose sizes are the lengths of the design, and which counts what it is asked."""
 
     name, size, asked = "counting", "area_um2", 0
 
