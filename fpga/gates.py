@@ -95,7 +95,7 @@ def flow_text(clock_ns: float) -> str:
 
 
 def map_gates(rtlil: str, library: Library, clock_ns: float, yosys: Run, folder: Path) -> Gates:
-    """Map module ``top``, in Yosys' RTLIL, to the library: the smallest mapping with paths below `clock_ns`, else the fastest.
+    """Map module ``top``, in Yosys' RTLIL: the smallest mapping with paths below `clock_ns`, else the fastest.
 
     Gates are chosen for delay only where choosing them for area misses the clock. Where the library lacks
     a cell, Yosys ends with an error that says which.

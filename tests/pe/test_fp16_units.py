@@ -339,3 +339,28 @@ def test_helpers_round_as_ieee_does():
 def test_impossible_widths_are_refused():
     with pytest.raises(ValueError, match="addend_bits must be at most bits \\+ 1 = 17, not 18"):
         RunningSum(bits=16, addend_bits=18)
+
+
+def test_errors_against_exact_arithmetic():
+    # A step loses less than a unit of the last kept bit in each lane that is not the largest: 3 lanes, 13 places below
+    # the largest term's leading bit. Roundings of the running sum come to at most 1/2 unit of it each.
+    rng = np.random.default_rng(SEED)
+    mac, shift_add, bit_serial = Fp16Mac(), ShiftAddFp16(), BitSerialFp16(bits=24)
+    inexact = [0, 0, 0]
+    for _ in range(40):
+        n = 64
+        acts = halves(rng, n, 0)
+        real = [Fraction(float(a)) for a in acts.view(np.float16)]
+        codes = rng.integers(0, 16, n)
+        table = decode_table(WeightKind.FP4, 1)
+        cases = [
+            (shift_add.value(*shift_add.group_reference(acts, codes - 8)), codes - 8, 3 * 2**-13),
+            (bit_serial.value(*bit_serial.reference(acts, codes, WeightKind.FP4, 1, 1)), table[codes], 3 * 2**-13),
+            (Fraction(float(mac.reference(acts.view(np.float16), codes.astype(np.float16), True))), codes, 0.0),
+        ]
+        for i, (got, weights, aligned) in enumerate(cases):
+            true = sum(a * int(w) for a, w in zip(real, weights, strict=True))
+            size = sum(abs(a * int(w)) for a, w in zip(real, weights, strict=True))
+            assert abs(got - true) <= size * Fraction(aligned + 2 * n * 2.0**-24)
+            inexact[i] += got != true
+    assert min(inexact[:2]) > 10  # there is something to bound
