@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordline.cli import dram, fpga, models, pe_area, tools, verify
+from wordline.cli import dram, fpga, models, pe_area, pe_verify, tools, verify
 from wordline.cli.doctor import doctor
 from wordline.cli.energy import energy
 from wordline.cli.evaluate import evaluate
@@ -47,6 +47,7 @@ app.command()(tools.gen)
 app.command()(tools.synth)
 app.command()(energy)
 tools.pe.command("area")(pe_area.area)
+tools.pe.command("verify")(pe_verify.verify)
 app.add_typer(tools.pe, name="pe")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dram.app, name="dram")

@@ -153,6 +153,11 @@ class PeColumn(wiring.Component):
         return cls.FRONT(cls, rows=rows, lanes=lanes, act_bits=act_bits) if cls.FRONT else None
 
     @classmethod
+    def coupled(cls) -> int:
+        """Neighbouring lanes whose operands meet before their products are added; 1 if every lane has a product."""
+        return 1
+
+    @classmethod
     def timing(cls, kind: WeightKind, lanes: int, act_bits: int) -> Timing:
         """Declared timing; the bench measures that it is true."""
         raise NotImplementedError

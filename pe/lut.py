@@ -105,6 +105,10 @@ class LutColumn(PipelinedColumn):
         return KIND_BITS[kind]
 
     @classmethod
+    def coupled(cls) -> int:
+        return cls.k
+
+    @classmethod
     def depth(cls, lanes: int) -> int:
         return 2 + tree_levels(len(sizes(lanes, cls.k)))
 

@@ -53,6 +53,10 @@ class PackedMacColumn(PipelinedColumn):
         return 1 if max_value(kind) <= 15 else 2
 
     @classmethod
+    def coupled(cls) -> int:
+        return 2
+
+    @classmethod
     def depth(cls, lanes: int) -> int:
         return 2 + tree_levels(-(-lanes // 2))
 

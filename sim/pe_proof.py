@@ -1,14 +1,16 @@
-"""Proof by SAT that a column's dot products are right, for every code and activation: on the column itself, pipeline and all.
+"""Proof by SAT that a column's dot products are right, for every code and activation: on the column itself,
+pipeline and all.
 
-From reset two groups of one step each, all their bits free, are taken as fast as the column takes them. In no state that it can
-get into may a dot product differ from the integer product, or be missing at the declared time. The first group stands for
-any history, the second shows that nothing is left of it. Yosys unrolls the clock cycles and asks its SAT solver.
+From reset two groups of one step each, all their bits free, are taken as fast as the column takes them. In no state
+that it can get into may a dot product differ from the integer product, or be missing at the declared time. The
+first group stands for any history, the second shows that nothing is left of it. Yosys unrolls the clock cycles and
+asks its SAT solver.
 """
 
 from pathlib import Path
 
 from amaranth.back import verilog
-from amaranth.hdl import Array, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

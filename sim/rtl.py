@@ -3,8 +3,6 @@
 import contextlib
 import ctypes
 import hashlib
-import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +14,10 @@ from wordline.rtl import verilog
 from wordline.rtl.config import Config
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.rtl.sequencer import ARGUMENTS
-from wordline.sim import dram, toolchain
+from wordline.sim import dram, toolchain, verilated
 from wordline.sim.result import EVENT, RunResult
 
 _SLICE = 0.1  # seconds between looks at Ctrl-C and progress
-_OPTIMISE = ["OPT_FAST=-O2", "OPT_SLOW=-O0"]  # slow: what runs once
 
 
 class RtlError(RuntimeError):
@@ -48,40 +45,14 @@ def sources(config: Config) -> dict[str, str]:
 def build(config: Config, *, waveform: bool = False,
           say: Callable[[str], None] = lambda message: None) -> Path:
     """The shared library of a configuration; compiled if the cache has none for these very sources."""
-    texts = sources(config)
-    harness, *headers = (Path(__file__).with_name(name) for name in ("harness.cpp", "bus.hpp", "dram.hpp"))
-    verilator = toolchain.verilator()
-    flags = ["-O3", "--x-assign", "0", "--x-initial", "0", "--noassert", "-Wno-fatal", "-Wno-lint",
-             "-Wno-style", "-CFLAGS", "-fPIC",
-             # Columns as functions that all instances share, and no huge function: half the compile time.
-             "--inline-mult", "1", "--output-split-cfuncs", "500"] + (["--trace-vcd"] if waveform else [])
-    native = [path.read_text() for path in (harness, *headers)]
-    digest = hashlib.sha256(repr((texts, native, verilator.version, flags, _OPTIMISE,
-                                  config.bus.data_bits)).encode()).hexdigest()[:20]
-    library = toolchain.cache_dir() / f"accelerator-{digest}.so"
-    if library.exists():
-        return library
-    say(f"compiling the RTL of {config.name} with Verilator (once per hardware)")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name, text in texts.items():
-            (folder / name).write_text(text)
-        verilator.run(["--cc", *flags, "--top-module", "accelerator", "--Mdir", "obj", "--prefix",
-                       "Vaccelerator", *sorted(texts)], cwd=folder)
-        with verilator.on_path():
-            make = toolchain.make()
-            make.run([f"-j{os.cpu_count()}", "-C", "obj", "-f", "Vaccelerator.mk", *_OPTIMISE,
-                      "libVaccelerator.a", "libverilated.a"], cwd=folder)
-        root = Path(verilator.environment()["VERILATOR_ROOT"])
-        defines = [f"-DDATA_BITS={config.bus.data_bits}"] + (["-DWITH_TRACE"] if waveform else [])
-        toolchain.cxx().run(
-            ["-shared", "-fPIC", "-O2", "-std=c++17", *defines, "-Iobj", f"-I{root / 'include'}",
-             f"-I{root / 'include' / 'vltstd'}", f"-I{harness.parent}", str(harness), "obj/libVaccelerator.a",
-             "obj/libverilated.a", "-lpthread", "-o", "accelerator.so"], cwd=folder)
-        fresh = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(folder / "accelerator.so", fresh)
-        fresh.replace(library)
-    return library
+    here = Path(__file__).parent
+    # Columns as functions that all instances share, and no huge function: half the compile time.
+    flags = ["--inline-mult", "1", "--output-split-cfuncs", "500"] + (["--trace-vcd"] if waveform else [])
+    defines = [f"-DDATA_BITS={config.bus.data_bits}"] + (["-DWITH_TRACE"] if waveform else [])
+    return verilated.library(
+        sources(config), "accelerator", here / "harness.cpp", [here / "bus.hpp", here / "dram.hpp"], flags=flags,
+        defines=defines,
+        say=lambda: say(f"compiling the RTL of {config.name} with Verilator (once per hardware)"))
 
 
 class RtlMachine:
