@@ -39,13 +39,13 @@ HARDWARE: dict[str, tuple[str, list[str]]] = {
                                     "array.group_min=16", "vector.lanes=8", "array.drain_lanes=8",
                                     "memory.stream_beats=128"]),
     "lut-2x8x8-bus64": ("ulx3s", ['array.family="lut"', "array.rows=2", "array.group_min=8", "vector.lanes=2",
-                                  "memory.vector_floats=2048", "memory.matmul_floats=2048",
+                                  "memory.vector_floats=2048", "memory.matmul_floats=2048", "memory.program=1024",
                                   'array.weights=["int8", "int5", "int4", "int4_asym", "int1", "ternary"]']),
     "packed-8x16-bus64": ("ulx3s", ['array.family="mac_packed"', "array.lanes=16", "array.group_min=16",
                                     "vector.lanes=2",
                                     'array.weights=["int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3"]']),
     "shift-2x8x8-bus32": ("ulx3s", ['array.family="shift_add"', "array.rows=2", "bus.data_bits=32", "vector.lanes=2",
-                                    "memory.vector_floats=2048", "memory.matmul_floats=2048",
+                                    "memory.vector_floats=2048", "memory.matmul_floats=2048", "memory.program=1024",
                                     'array.weights=["int8", "int6", "int4", "int4_asym", "bitmod_fp4", "ternary"]']),
     "ternary-8x8-bus128": ("ulx3s", ['array.family="ternary"', "bus.data_bits=128", "array.act_bits=16",
                                      "vector.lanes=2",
@@ -114,7 +114,7 @@ def hardware_config(name: str) -> Config:
 def random_hardware(number: int) -> Config:
     """A random configuration, always the same for a number; small, since each is compiled with Verilator."""
     rng = random.Random(f"hardware {number}")
-    name = rng.choice(sorted(FAMILIES))
+    name = rng.choice([*FAMILIES, "lut:k=3", "bit_plane:pairs=8"])
     types = served(family(name))
     while True:
         cols, lanes, vector = rng.choice([8, 16]), rng.choice([8, 16]), rng.choice([2, 4, 8])

@@ -19,8 +19,14 @@ SHAPES = {
 FEW = {WeightKind.INT4, WeightKind.FP3}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", FAMILIES)
+#: One shape for each family; the others are for long runs.
+QUICK = {"mac": "1x4a8", "mac_packed": "3x5a4", "bit_serial": "2x8a16", "shift_add": "3x5a4", "lut": "1x4a8",
+         "ternary": "2x8a16", "bit_plane": "3x5a4"}
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    pytest.param(name, shape, marks=[] if QUICK[name] == shape else pytest.mark.slow)
+    for name in FAMILIES for shape in SHAPES])
 def test_family(name, shape, tmp_path):
     cls = family(name)
     kinds = cls.KINDS & FEW if shape == "3x5a4" else cls.KINDS
