@@ -50,13 +50,18 @@ class ColumnMachine:
         if getattr(self, "_column", None):
             self._library.column_free(self._column)
 
+    def pack(self, acts: np.ndarray) -> np.ndarray:
+        """uint8[steps, bytes] of int[steps, rows, lanes]."""
+        return _packed([acts.reshape(len(acts), -1)], [self.pe.act_bits], self._bytes[0])
+
     def run(self, acts: np.ndarray, codes: np.ndarray, kinds: np.ndarray, selects: np.ndarray, last: np.ndarray, *,
             hold: tuple[float, float, float] = (0, 0, 0), seed: int = 0) -> Run:
         """Steps through the column, one after the other.
 
         Parameters
         ----------
-        acts : int[steps, rows, lanes]
+        acts : uint8[steps, bytes]
+            From `pack`.
         codes : uint8[steps, lanes]
         kinds, selects, last : int[steps]
             Kind and select of a step, and whether it ends its group.
@@ -68,8 +73,8 @@ class ColumnMachine:
             The column breaks the rules of its streams, or loses or invents dot products.
         """
         pe, steps, groups = self.pe, len(codes), int(last.sum())
-        a = _packed([acts.reshape(steps, -1)], [pe.act_bits], self._bytes[0])
-        w = _packed([codes, kinds[:, None], selects[:, None], last[:, None]], [8, 4, 2, 1], self._bytes[1])
+        a = np.ascontiguousarray(acts)
+        w = _packed([codes, kinds[:, None], selects[:, None], last[:, None]], [8, 4, 4, 1], self._bytes[1])
         taken, came = np.zeros(steps, np.int64), np.zeros(groups, np.int64)
         raw = np.zeros((groups, self._bytes[2]), np.uint8)
         slowest = max(pe.timing(kind, pe.lanes, pe.act_bits).latency for kind in pe.kinds)

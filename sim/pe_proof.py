@@ -14,7 +14,7 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from wordline.pe.datatypes import KIND_BITS, WeightKind, decode_table
+from wordline.pe.datatypes import KIND_BITS, WeightKind, decode_tables
 from wordline.pe.family import CompleteColumn, act_layout, family
 from wordline.sim import toolchain
 
@@ -27,14 +27,8 @@ class Proof(wiring.Component):
         self.column = family(name)(rows=1, lanes=lanes, act_bits=act_bits, kinds=frozenset({kind}), group_max=lanes)
         self.timing = self.column.timing(kind, lanes, act_bits)
         self.cycles = self.timing.interval + self.timing.latency + 2
-        super().__init__({"acts": In(act_layout(1, lanes, act_bits)), "codes": In(8 * lanes), "select": In(2),
+        super().__init__({"acts": In(act_layout(1, lanes, act_bits)), "codes": In(8 * lanes), "select": In(4),
                           "right": Out(1)})
-
-    def value(self, code, select):
-        bits, i = KIND_BITS[self.kind], code
-        tables = [Array(int(v) for v in decode_table(self.kind, s)) for s in range(4)]
-        value = Signal(signed(9))
-        return value, value.eq(Array(tables)[select][i[:bits]])
 
     def elaborate(self, platform):
         m = Module()
@@ -48,12 +42,12 @@ class Proof(wiring.Component):
         ]
         width = len(column.dots.payload[0])
         dot = Signal(signed(width + 2))
-        products = []
+        products, tables = [], [Array(int(v) for v in table) for table in decode_tables(self.kind)]
         for i in range(self.lanes):
             code = self.codes.word_select(i, 8)
             m.d.comb += step.codes[i].eq(code)
-            value, statement = self.value(code, self.select)
-            m.d.comb += statement
+            value = Signal(signed(8), name=f"value_{i}")
+            m.d.comb += value.eq(Array(tables)[self.select][code[: KIND_BITS[self.kind]]])
             products.append(self.acts[0][i] * value)
         m.d.comb += dot.eq(sum(products[1:], products[0]))
         expected = [Signal.like(dot, name=f"expected_{i}") for i in range(2)]

@@ -3,9 +3,9 @@
 For each family and kind of weight, on the Verilated column:
 
 * **Lanes.** Where a lane's product depends on its own operands alone, every code times every activation is tried, for
-  every special value. Families that take lanes together (`PeColumn.coupled`) go through every combination at 4 bits if
-  there are at most `EXHAUSTIVE`; else, in each bit plane, through every combination of that plane's bits and the
-  activations, with the other planes at random.
+  everything that a group can choose (special values, gaps of planes). Families that take lanes together
+  (`PeColumn.coupled`) go through every combination at 4 bits if there are at most `EXHAUSTIVE`; else, in each bit
+  plane, through every combination of that plane's bits and the activations, with the other planes at random.
 * **Arrays.** Random groups of random lengths with extreme ones among them, without stalls and with stalls on every
   stream; of one kind, and of all kinds in turn. Without stalls every cycle is compared with the declared timing.
 * **Formal** (if asked): `pe_proof`.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wordline.pe.datatypes import KIND_BITS, WEIGHT_TYPES, AuxKind, WeightKind, decode_table
+from wordline.pe.datatypes import KIND_BITS, WEIGHT_TYPES, WeightKind, decode_table, selects
 from wordline.pe.family import PeColumn, family
 from wordline.sim import pe_proof
 from wordline.sim.pe_machine import ColumnFault, ColumnMachine, Run
@@ -26,7 +26,7 @@ from wordline.sim.toolchain import ToolFailed
 
 #: How something was verified.
 HOW = {
-    "exhaustive": "every code of a lane, or of lanes taken together, with every activation and special value",
+    "exhaustive": "every code of a lane, or of lanes taken together, with every activation and choice of the group",
     "by plane": "of lanes taken together, in each bit plane, every bit with every activation, other planes at random",
     "random": "groups of random lengths under stalls, of one kind and of all kinds in turn",
     "formal": "proven by SAT: two groups of any code and 4-bit activation, right and in time",
@@ -77,12 +77,6 @@ class Report:
         return asdict(self) | {"passed": self.passed}
 
 
-def selects(kind: WeightKind) -> list[int]:
-    """Choices of special value that a kind has."""
-    has = any(t.kind is kind and t.aux is AuxKind.SELECT for t in WEIGHT_TYPES.values())
-    return list(range(4)) if has else [0]
-
-
 def verify(name: str, *, act_bits: int = 8, formal: bool = False, seed: int = 1, groups: int = 300,
            say: Callable[[str], None] = lambda message: None,
            progress: Callable[[Report], None] = lambda report: None) -> Iterator[Report]:
@@ -124,7 +118,7 @@ def _lanes(machine: ColumnMachine, kind: WeightKind, rng: np.random.Generator) -
     pe = machine.pe
     bits, n, act_bits = KIND_BITS[kind], pe.lanes, pe.act_bits
     every = 1 << (bits + act_bits) * n
-    picks, how = selects(kind), "exhaustive"
+    picks, how = range(selects(kind)), "exhaustive"
     if every * len(picks) <= EXHAUSTIVE:
         what = f"{n} lane{'s' * (n > 1)}: 2^{bits * n} codes x 2^{act_bits * n} activations"
         codes = _digits(np.arange(1 << bits * n), bits, n)
@@ -137,7 +131,7 @@ def _lanes(machine: ColumnMachine, kind: WeightKind, rng: np.random.Generator) -
             for p in range(bits):
                 others = rng.integers(0, 1 << bits, plane.shape).astype(np.uint8) & ~np.uint8(1 << p)
                 cases.append((others | plane << p, select))
-    what += f" x {len(picks)} special values" * (len(picks) > 1)
+    what += f" x {len(picks)} choices of the group" * (len(picks) > 1)
     tried = 0
     for codes, select in cases:
         for part in np.array_split(codes, max(1, (len(codes) << act_bits * n) // (1 << 22))):
@@ -157,27 +151,23 @@ def _every_activation(machine: ColumnMachine, kind: WeightKind, codes: np.ndarra
     """Codes [m, lanes], each with all activations of the lanes, a group a step."""
     pe = machine.pe
     top = 1 << pe.act_bits - 1
-    acts = _digits(np.arange(1 << pe.act_bits * pe.lanes), pe.act_bits, pe.lanes).astype(np.int16)
-    acts = np.where(acts >= top, acts - 2 * top, acts).reshape(-1, pe.rows, pe.lanes)
-    blocks, m = len(acts), len(codes)
-    steps = np.tile(acts, (m, 1, 1))
-    all_codes = np.repeat(codes, blocks, 0)
-    full = np.full(len(steps), 1)
+    acts = _digits(np.arange(1 << pe.act_bits * pe.lanes), pe.act_bits, pe.lanes).astype(np.int64)
+    acts = np.where(acts >= top, acts - 2 * top, acts)
+    steps = machine.pack(acts.reshape(-1, pe.rows, pe.lanes))  # of one code
+    full = np.ones(len(codes) * len(steps), np.int64)
     try:
-        run = machine.run(steps, all_codes, full * int(kind), full * select, full)
+        run = machine.run(np.tile(steps, (len(codes), 1)), np.repeat(codes, len(steps), 0), full * int(kind),
+                          full * select, full)
     except ColumnFault as fault:
         return str(fault)
-    expected = np.einsum("srl,sl->sr", steps.astype(np.int64), _values(kind, select, all_codes))
-    wrong = np.argwhere(run.dots != expected)
+    got = run.dots.reshape(len(codes), -1)
+    expected = decode_table(kind, select).astype(np.int64)[codes] @ acts.T
+    wrong = np.argwhere(got != expected)
     if wrong.size:
-        s, r = wrong[0]
-        return (f"codes {all_codes[s].tolist()} x {steps[s, r].tolist()}, special value {select}: {run.dots[s, r]} "
-                f"not {expected[s, r]} ({len(wrong)} of {expected.size} differ)")
+        c, a = wrong[0]
+        return (f"codes {codes[c].tolist()} x {acts[a].tolist()}, choice {select}: {got[c, a]} not {expected[c, a]} "
+                f"({len(wrong)} of {got.size} differ)")
     return ""
-
-
-def _values(kind: WeightKind, select: int, codes: np.ndarray) -> np.ndarray:
-    return decode_table(kind, select).astype(np.int64)[codes]
 
 
 # --- Arrays.
@@ -199,7 +189,7 @@ def random_groups(pe: PeColumn, kinds: list[WeightKind], n: int, rng: np.random.
             codes[:] = half - 1 if extreme == 3 else half
         elif extreme == 4:
             codes = np.resize(np.arange(2 * half, dtype=np.uint8), k)
-        groups.append((acts, codes, kind, i // len(kinds) // 6 % 4))
+        groups.append((acts, codes, kind, i // len(kinds) // 6 % selects(kind)))
     return groups
 
 
@@ -212,7 +202,7 @@ def _run(machine: ColumnMachine, groups: list[tuple], stall: str, seed: int) -> 
     kinds, picks = (np.repeat([int(g[i]) for g in groups], lengths) for i in (2, 3))
     last = np.zeros(len(codes), np.int64)
     last[lengths.cumsum() - 1] = 1
-    run = machine.run(acts, codes, kinds, picks, last, hold=STALLS[stall], seed=seed)
+    run = machine.run(machine.pack(acts), codes, kinds, picks, last, hold=STALLS[stall], seed=seed)
     expected = np.stack([pe.reference(*group) for group in groups])
     wrong = np.flatnonzero((run.dots != expected).any(1))
     if wrong.size:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wordline.cli.main import app
-from wordline.pe.datatypes import WeightKind, decode_table
+from wordline.pe.datatypes import WeightKind, decode_table, decode_tables
 from wordline.pe.family import FAMILIES
 from wordline.pe.shift_add import ShiftAddColumn
 from wordline.sim import pe_proof, pe_verify
@@ -56,7 +56,7 @@ def test_one_wrong_value_is_found(chosen, monkeypatch):
 
     monkeypatch.setattr(pe_verify, "decode_table", wrong)
     found = [fault for fault in faults() if fault]
-    assert len(found) == 1 and "special value 3: " in found[0]
+    assert len(found) == 1 and "choice 3: " in found[0]
 
 
 def test_a_wrong_dot_product_in_the_array_is_found(chosen):
@@ -86,7 +86,7 @@ def test_lost_dot_products_are_found():
     machine = ColumnMachine(Small(rows=2, lanes=8, act_bits=8, kinds=Small.KINDS, group_max=64))
     ones = np.ones(4, int)
     with pytest.raises(ColumnFault, match="dot products are missing"):
-        machine.run(np.zeros((4, 2, 8), int), np.zeros((4, 8), np.uint8), ones * 2, ones * 0, ones,
+        machine.run(machine.pack(np.zeros((4, 2, 8), int)), np.zeros((4, 8), np.uint8), ones * 2, ones * 0, ones,
                     hold=(0, 1.0, 0))
 
 
@@ -106,7 +106,7 @@ def test_the_command_fails_where_something_differs(chosen, monkeypatch):
 
 def test_sat_proves_a_column_and_refutes_a_wrong_one(tmp_path, monkeypatch):
     pe_proof.prove("ternary", WeightKind.TERNARY, 1, 4, tmp_path)
-    monkeypatch.setattr(pe_proof, "decode_table", lambda kind, select: -decode_table(kind, select))
+    monkeypatch.setattr(pe_proof, "decode_tables", lambda kind: -decode_tables(kind))
     with pytest.raises(ToolFailed, match="proof did fail"):
         pe_proof.prove("ternary", WeightKind.TERNARY, 1, 4, tmp_path)
 
