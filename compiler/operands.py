@@ -14,7 +14,7 @@ ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
 S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_BEST, S_TOKEN = 0, 1, 2, 3, 4, 5, 8, 9
 S_ONE, S_CONSTANT, S_EPS = 13, 14, 15
 
-INT_BITS = {4: IntBits.B4, 8: IntBits.B8, 16: IntBits.B16}
+INT_BITS = {int(bits.name[1:]): bits for bits in IntBits}
 
 #: Fields for the last pass of something: the largest magnitude, which quantisation needs, costs no pass of its own.
 ABSMAX: dict[str, Any] = {"reduction": Reduction.ABSMAX, "scalar": S_SUM}

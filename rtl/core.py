@@ -9,7 +9,7 @@ from wordline.rtl.axi import Axi4, AxiLite
 from wordline.rtl.config import Config
 from wordline.rtl.control import Control
 from wordline.rtl.dispatch import Dispatch
-from wordline.rtl.isa import UNITS, Unit
+from wordline.rtl.isa import ROW_SCALES, UNITS, Unit
 from wordline.rtl.load_unit import LoadUnit
 from wordline.rtl.matmul_unit import MatmulUnit
 from wordline.rtl.read_port import ReadArbiter
@@ -148,7 +148,7 @@ class Accelerator(wiring.Component):
                 write.en.eq((vector.act.en & (vector.act_row == r)) << which),
                 read.addr.eq(matmul.act.addr), matmul.act.data.word_select(r, step).eq(read.data),
             ]
-        m.submodules.row_scales = scales = Memory(shape=32, depth=64, init=[])
+        m.submodules.row_scales = scales = Memory(shape=32, depth=ROW_SCALES, init=[])
         write, read = scales.write_port(), scales.read_port()
         m.d.comb += [
             write.addr.eq(vector.row_scale.addr), write.data.eq(vector.row_scale.data),

@@ -9,6 +9,7 @@ from wordline.pe.float_parts import delay
 from wordline.rtl.config import Config
 from wordline.rtl.float_convert import IntToFloat
 from wordline.rtl.float_mul import FloatMul
+from wordline.rtl.isa import ROW_SCALES
 from wordline.rtl.ports import ReadPort, WritePort
 
 LATENCY = IntToFloat.latency + 2 * FloatMul.latency + 1
@@ -42,11 +43,11 @@ class Drain(wiring.Component):
         self.config = config
         self.chunks = a.cols // a.drain_lanes
         super().__init__({
-            "start": In(1), "rows": In(5), "slot": In(2), "out": In(16), "out_stride": In(16),
+            "start": In(1), "rows": In(5), "slot": In(3), "out": In(16), "out_stride": In(16),
             "use_channel": In(1), "busy": Out(1), "idle": Out(1),
             "row": Out(range(max(a.rows, 2))), "accs": In(a.cols * a.acc_bits),
             "chunk": Out(range(max(self.chunks, 2))), "channel": In(32 * a.drain_lanes),
-            "row_scale": Out(ReadPort(6, 32)),
+            "row_scale": Out(ReadPort(exact_log2(ROW_SCALES), 32)),
             "m": Out(bank_m_port(config)),
         })
 
@@ -56,7 +57,7 @@ class Drain(wiring.Component):
         width = a.drain_lanes * a.acc_bits
         shift = Signal(a.cols * a.acc_bits)
         row, chunk, rows = Signal(5), Signal(range(max(self.chunks, 2))), Signal(5)
-        slot, stride, use_channel = Signal(2), Signal(16), Signal()
+        slot, stride, use_channel = Signal(3), Signal(16), Signal()
         row_base, word = Signal(16), Signal(16)
         loading, moving = Signal(), Signal()
         # A row's copies are loaded while the last chunk of the row before it leaves.

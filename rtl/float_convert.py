@@ -9,7 +9,7 @@ from wordline.rtl.isa import IntBits
 
 
 class FloatToInt(wiring.Component):
-    """Round to nearest even and saturate to a symmetric integer of 4, 8 or 16 bits.
+    """Round to nearest even and saturate to a symmetric integer of 2, 4, 8 or 16 bits.
 
     As `rtl.float_ref.float_to_int` says; NaN gives 0. Latency 3: distance, shift, round.
 
@@ -47,9 +47,12 @@ class FloatToInt(wiring.Component):
         rounded, top, magnitude = Signal(17), Signal(15), Signal(15)
         m.d.comb += [
             rounded.eq(fixed[2:] + (fixed[1] & (fixed[0] | fixed[2]))),
-            top.eq(Mux(self.bits == IntBits.B4, 7, Mux(self.bits == IntBits.B8, 127, 32767))),
             magnitude.eq(Mux(large | (rounded > top), top, rounded)),
         ]
+        with m.Switch(self.bits):
+            for bits in IntBits:
+                with m.Case(bits):
+                    m.d.comb += top.eq((1 << int(bits.name[1:]) - 1) - 1)
         m.d.sync += self.o.eq(Mux(sign, -magnitude, magnitude))
         return m
 

@@ -112,7 +112,7 @@ class CodeOrder(enum.IntEnum, shape=unsigned(2)):
 
     #: Bit planes, the least significant first; bit ``column*lanes + lane`` of each.
     PLANES = 0
-    #: Whole codes of 4 or 8 bits, code number ``column*lanes + lane``: what a column multiplies lies together.
+    #: Whole codes of 2, 4 or 8 bits, code number ``column*lanes + lane``: what a column multiplies lies together.
     COLUMNS = 1
     #: The same, code number ``lane*cols + column``: what a lane multiplies lies together.
     LANES = 2
@@ -125,7 +125,8 @@ class MatmulInstruction(data.Struct):
     activation buffer, Y to bank M. Row r of Y starts at word ``out + r*out_stride``.
 
     ``y = f32(acc) * row_scale[slot, r] * channel_scale[n]``; without ``channel_scales`` the last
-    factor is left out, without ``group_scales`` every group's scale is 1.
+    factor is left out, without ``group_scales`` every group's scale is 1. With ``act_tiles`` every so many
+    tiles have activations of their own, ``steps*lanes`` a row, behind those of the tiles before.
     """
 
     unit: Unit
@@ -148,11 +149,13 @@ class MatmulInstruction(data.Struct):
     channel_scales: unsigned(1)
     group_scales: unsigned(1)
     order: CodeOrder
-    slot: unsigned(2)
+    slot: unsigned(3)
     out_stride: unsigned(16)
     #: Group scales are small floats (`wordline.pe.datatypes.scale_values`), not integers.
     float_scales: unsigned(1)
-    padding: unsigned(55)
+    #: Tiles that share activations; 0: all of them.
+    act_tiles: unsigned(8)
+    padding: unsigned(46)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):
@@ -199,6 +202,7 @@ class IntBits(enum.IntEnum, shape=unsigned(2)):
     B4 = 0
     B8 = 1
     B16 = 2
+    B2 = 3
 
 
 class Destination(enum.IntEnum, shape=unsigned(3)):
@@ -229,6 +233,8 @@ class Reduction(enum.IntEnum, shape=unsigned(3)):
 
 
 SCALARS = 16
+#: Row scales: a slot has one for every row that an array can have.
+ROW_SCALES = 8 * 16
 
 
 class VectorInstruction(data.Struct):
@@ -236,8 +242,9 @@ class VectorInstruction(data.Struct):
 
     f and c are nothing, b[i], a scalar register or the immediate. Segment k reads and writes at
     ``k*a_stride``, ``k*b_stride``, ``k*dst_stride`` words further on. A segment has
-    ``ceil(max(len, pad)/lanes)`` words (in the activation buffer: that many, rounded up to a whole
-    step of the array); elements from ``len`` on are written as zero and are left out of the reduction.
+    ``ceil(max(len, pad)/lanes)`` words, of `pad` the low 16 bits; bits 16 to 23 are that many segments more, so that
+    a register can say how many. (In the activation buffer: that many, rounded up to a whole
+    step of the array.) Elements from ``len`` on are written as zero and are left out of the reduction.
     With neither f, c nor function, bits pass unchanged. A destination in bank X may be the very
     words of a source, but must not overlap a source otherwise.
     """
@@ -278,7 +285,7 @@ class VectorInstruction(data.Struct):
 class StoreMode(enum.IntEnum, shape=unsigned(1)):
     #: ``count`` 32-bit elements of bank S to consecutive addresses (any 4-byte aligned ``address``).
     WORDS = 0
-    #: ``count`` runs of ``piece`` integers of ``bits`` bits (4 or 8), one behind the other; a run goes to
+    #: ``count`` runs of ``piece`` integers of ``bits`` bits (2, 4 or 8), one behind the other; a run goes to
     #: ``address + run*run_stride``, which its own size divides.
     PACKED = 1
 

@@ -56,8 +56,8 @@ class TileLayout:
                              "bits or be a multiple of it")
         if not 1 <= self.planes <= 8:
             raise ValueError(f"planes must be 1 to 8, not {self.planes}")
-        if self.order in (CodeOrder.COLUMNS, CodeOrder.LANES) and self.planes not in (4, 8):
-            raise ValueError(f"whole codes have 4 or 8 bits, not {self.planes}")
+        if self.order in (CodeOrder.COLUMNS, CodeOrder.LANES) and self.planes not in (2, 4, 8):
+            raise ValueError(f"whole codes have 2, 4 or 8 bits, not {self.planes}")
         if self.order == CodeOrder.TRITS and self.planes != 2:
             raise ValueError(f"ternary codes have 2 bits, not {self.planes}")
         if self.steps < 1 or self.group_steps < 0:

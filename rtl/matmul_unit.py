@@ -13,7 +13,7 @@ from wordline.rtl.column import Column, ColumnPlan, place_column
 from wordline.rtl.config import Config
 from wordline.rtl.drain import Drain, bank_m_port
 from wordline.rtl.gearbox import MAX_PLANES, Gearbox
-from wordline.rtl.isa import Aux, CodeOrder, MatmulInstruction
+from wordline.rtl.isa import ROW_SCALES, Aux, CodeOrder, MatmulInstruction
 from wordline.rtl.ports import ReadPort, UnitPort
 from wordline.rtl.trits import TritGearbox
 
@@ -62,7 +62,7 @@ class MatmulUnit(wiring.Component):
             "beats": In(stream.Signature(config.bus.data_bits)),
             "act": Out(ReadPort(exact_log2(config.memory.act_elements // a.lanes),
                                 a.rows * a.lanes * a.act_bits)),
-            "row_scale": Out(ReadPort(6, 32)),
+            "row_scale": Out(ReadPort(exact_log2(ROW_SCALES), 32)),
             "m": Out(bank_m_port(config)),
         })
 
@@ -189,6 +189,7 @@ class MatmulUnit(wiring.Component):
         load, offered, taken = Signal(), Signal(), Signal()
         step = Signal(16)
         act, held_act = Signal(16), Signal(16)  # where the step's activations lie
+        first_act, tiles_left = Signal(16), Signal(8)  # of the tile; until the activations change
         group, held_group, in_group = Signal(16), Signal(16), Signal(16)
         group_last, tile_last = Signal(), Signal()  # of the offered step
         issue_parity, held_parity = Signal(), Signal()
@@ -198,7 +199,7 @@ class MatmulUnit(wiring.Component):
         ordered = Signal(8 * cols * lanes)  # the codes, of column i and lane j at i*lanes + j
         every = [(i, j) for i in range(cols) for j in range(lanes)]
         with m.Switch(Cat(instruction.order, instruction.planes[2:])):
-            for bits in (8, 4):
+            for bits in (8, 4, 2):
                 with m.Case(CodeOrder.COLUMNS | bits // 4 << 2):
                     m.d.comb += ordered.eq(Cat(
                         Cat(step_bits.word_select(i * lanes + j, bits), Const(0, 8 - bits)) for i, j in every))
@@ -221,12 +222,15 @@ class MatmulUnit(wiring.Component):
         ]
         with m.If(taken):
             m.d.sync += offered.eq(0)
+        next_act = last_in_tile & (tiles_left == 1)
         with m.If(load):
             m.d.sync += [
                 offered.eq(1), group_last.eq(last_in_group), tile_last.eq(last_in_tile),
                 codes.eq(ordered),
-                held_act.eq(act), act.eq(Mux(last_in_tile, instruction.act.imm, act + 1)),
+                held_act.eq(act), act.eq(Mux(last_in_tile & ~next_act, first_act, act + 1)),
                 held_group.eq(group), held_parity.eq(issue_parity),
+                first_act.eq(Mux(next_act, act + 1, first_act)),
+                tiles_left.eq(Mux(next_act, instruction.act_tiles, tiles_left - (last_in_tile & (tiles_left != 0)))),
                 step.eq(Mux(last_in_tile, 0, step + 1)),
                 in_group.eq(Mux(last_in_group, 0, in_group + 1)),
                 group.eq(Mux(last_in_tile, 0, group + last_in_group)),
@@ -322,6 +326,8 @@ class MatmulUnit(wiring.Component):
         with m.If(self.port.instruction.valid & self.port.instruction.ready):
             m.d.sync += [
                 act.eq(self.port.instruction.payload.act.imm),
+                first_act.eq(self.port.instruction.payload.act.imm),
+                tiles_left.eq(self.port.instruction.payload.act_tiles),
                 out.eq(self.port.instruction.payload.out.imm), channel_parity.eq(0), issued_tiles.eq(0),
                 done_tiles.eq(0), issue_parity.eq(0), result_parity.eq(0),
             ]

@@ -126,7 +126,7 @@ class StoreUnit(wiring.Component):
             with m.State("PACKED"):
                 m.d.comb += [offer.eq(1), address.eq(at)]
                 for piece in self.pieces:
-                    for bits in (8, 4):
+                    for bits in (8, 4, 2):
                         with m.If((instruction.piece == piece) & (instruction.bits == bits)):
                             # The gathered codes lie at the top of the shift register.
                             first, size = self.pieces[-1] - piece, piece * bits

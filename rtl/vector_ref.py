@@ -23,6 +23,7 @@ from wordline.rtl import float_fast as fast
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
+    ROW_SCALES,
     SCALARS,
     Destination,
     Factor,
@@ -37,7 +38,7 @@ from wordline.rtl.isa import (
     VectorInstruction,
 )
 
-_BITS = {IntBits.B4: 4, IntBits.B8: 8, IntBits.B16: 16}
+_BITS = {bits: int(bits.name[1:]) for bits in IntBits}
 _SIGN = np.uint32(1 << 31)
 _MINUS_INFINITY = 0xFF800000
 
@@ -103,7 +104,7 @@ class VectorState:
     x, m, l, s : uint32[floats]
         The banks.
     act : int32[rows, act_elements]
-    row_scale : uint32[64]
+    row_scale : uint32[ROW_SCALES]
     scalars : uint32[16]
     """
 
@@ -123,7 +124,7 @@ class VectorState:
         self.l = np.zeros(memory.load_floats, np.uint32)
         self.s = np.zeros(memory.store_floats, np.uint32)
         self.act = np.zeros((self.config.array.rows, memory.act_elements), np.int32)
-        self.row_scale = np.zeros(64, np.uint32)
+        self.row_scale = np.zeros(ROW_SCALES, np.uint32)
         self.scalars = np.zeros(SCALARS, np.uint32)
 
 
@@ -135,6 +136,11 @@ def segment_words(config: Config, f: VectorFields) -> int:
         step = config.array.lanes // lanes
         words = -(-words // step) * step
     return words
+
+
+def segments(f: VectorFields) -> int:
+    """Segments of an instruction."""
+    return f.outer + (f.pad >> 16 & 0xFF) + 1
 
 
 def execute(instruction: VectorFields | Mapping[str, Any], state: VectorState) -> None:
@@ -159,7 +165,7 @@ def execute(instruction: VectorFields | Mapping[str, Any], state: VectorState) -
 
 def _compute(f: VectorFields, state: VectorState) -> np.ndarray:
     """uint32[outer + 1, len]: the results as raw bits."""
-    lanes, outer = state.config.vector.lanes, f.outer + 1
+    lanes, outer = state.config.vector.lanes, segments(f)
     if f.a_source == SourceA.X or f.a_source == SourceA.M:
         bank = state.x if f.a_source == SourceA.X else state.m
         bits = _segments(bank, f.a * lanes, f.a_stride * lanes, outer, f.len)
@@ -247,7 +253,7 @@ def _order(bits: int) -> int:
 
 
 def _write(f: VectorFields, bits: np.ndarray, segment: int, state: VectorState) -> None:
-    lanes, outer = state.config.vector.lanes, f.outer + 1
+    lanes, outer = state.config.vector.lanes, segments(f)
     if f.destination == Destination.NONE or segment == 0:
         return
     if f.destination in (Destination.SCALAR, Destination.ROW_SCALE):
@@ -257,7 +263,7 @@ def _write(f: VectorFields, bits: np.ndarray, segment: int, state: VectorState) 
         if f.destination == Destination.SCALAR:
             state.scalars[f.dst % SCALARS] = first
         else:
-            state.row_scale[f.dst % 64] = first
+            state.row_scale[f.dst % ROW_SCALES] = first
         return
 
     start = f.dst

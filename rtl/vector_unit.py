@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from wordline.pe.float_parts import delay
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
+    ROW_SCALES,
     SCALARS,
     Destination,
     Factor,
@@ -35,7 +36,7 @@ def vector_words(config: Config, *, length: int, pad: int, outer: int, destinati
     if destination == Destination.ACT:
         step = config.array.lanes // lanes
         words = -(-words // step) * step
-    return words * (outer + 1)
+    return words * (outer + (pad >> 16 & 0xFF) + 1)
 
 
 def vector_cycles(config: Config, words: int, reduction: Reduction) -> int:
@@ -90,7 +91,7 @@ class VectorUnit(wiring.Component):
             "s": Out(WritePort(depth(memory.store_floats), word)),
             "act": Out(WritePort(depth(memory.act_elements), lanes * config.array.act_bits)),
             "act_row": Out(4),
-            "row_scale": Out(WritePort(6, 32)),
+            "row_scale": Out(WritePort(exact_log2(ROW_SCALES), 32)),
         })
 
     def elaborate(self, platform):
@@ -153,7 +154,8 @@ class VectorUnit(wiring.Component):
                         m.d.comb += reduce.start.eq(1)
                         m.d.sync += [
                             a_base.eq(instruction.a.imm), b_base.eq(instruction.b.imm),
-                            dst_base.eq(instruction.dst.imm), word.eq(0), segments.eq(instruction.outer),
+                            dst_base.eq(instruction.dst.imm), word.eq(0),
+                            segments.eq(instruction.outer + instruction.pad.imm[16:24]),
                             left.eq(instruction.len.imm), base.eq(instruction.b.imm << low),
                         ]
                         m.next = "RUN"

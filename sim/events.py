@@ -27,6 +27,7 @@ from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
 from wordline.rtl.float_ref import SEGMENTS
 from wordline.rtl.isa import (
+    ROW_SCALES,
     Aux,
     Destination,
     Factor,
@@ -98,7 +99,7 @@ class Events:
             "X": (32 * m.vector_floats, word, word), "M": (32 * m.matmul_floats, word, 32 * a.drain_lanes),
             "L": (32 * m.load_floats, word, word), "S": (32 * m.store_floats, word, word),
             "ACT": (a.rows * m.act_elements * a.act_bits, a.rows * a.lanes * a.act_bits, lanes * a.act_bits),
-            "ROW_SCALE": (64 * 32, 32, 32), "SCALAR": (16 * 32, 32, 32),
+            "ROW_SCALE": (32 * ROW_SCALES, 32, 32), "SCALAR": (16 * 32, 32, 32),
             "weight FIFO": (m.stream_beats * bus, bus, bus), "load FIFO": (FIFO_BEATS * bus, bus, bus),
             "group scales": (2 * m.meta_beats * bus, 8 * a.cols, bus),
             "channel scales": (2 * channel_beats(config) * bus, 32 * a.drain_lanes, bus),

@@ -165,10 +165,14 @@ class FunctionalMachine:
             group_scales=bool(f["group_scales"]), float_scales=bool(f["float_scales"]), order=CodeOrder(f["order"]))
         where, raw = self._take(tiles, layout.tile_beats)
         weights, channel = self._unpacked(where, raw, layout, WeightKind(f["kind"]))
-        start = f["act"] * a.lanes
-        x = state.act[:rows, start : start + steps * a.lanes]
         scale = ref.from_bits(state.row_scale[f["slot"] * 16 : f["slot"] * 16 + rows])
-        y = matmul(x, weights, scale, channel if layout.channel_scales else None)
+        k, shared = steps * a.lanes, (f["act_tiles"] or tiles) * a.cols  # channels that share activations
+        parts = []
+        for i in range(-(-tiles * a.cols // shared)):
+            start, n = f["act"] * a.lanes + i * k, slice(i * shared, (i + 1) * shared)
+            parts.append(matmul(state.act[:rows, start : start + k], weights[n], scale,
+                                channel[n] if layout.channel_scales else None))
+        y = np.concatenate(parts, 1)
         lanes = self.config.vector.lanes
         for r in range(rows):
             first = (f["out"] + r * f["out_stride"]) * lanes

@@ -99,14 +99,14 @@ def _tile(rng: random.Random, config: Config) -> Block:
         "steps": layout.steps, "out": rng.randrange(32), "kind": int(dtype.kind), "planes": layout.planes,
         "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
-        "float_scales": int(layout.float_scales),
-        "order": int(layout.order), "slot": rng.randrange(4), "out_stride": rng.randrange(64)}}]
+        "float_scales": int(layout.float_scales), "order": int(layout.order), "slot": rng.randrange(8),
+        "out_stride": rng.randrange(64), "act_tiles": rng.choice([0, 0, 1, 2])}}]
 
 
 def _order(rng: random.Random, dtype: WeightType) -> CodeOrder:
     if dtype.trits:
         return CodeOrder.TRITS
-    whole = [CodeOrder.COLUMNS, CodeOrder.LANES] if dtype.bits in (4, 8) else []
+    whole = [CodeOrder.COLUMNS, CodeOrder.LANES] if dtype.bits in (2, 4, 8) else []
     return rng.choice([CodeOrder.PLANES, *whole])
 
 
@@ -114,11 +114,11 @@ def _vector(rng: random.Random, config: Config) -> Block:
     return ["vector", {
         "a": rng.randrange(16), "b": rng.randrange(48), "dst": rng.randrange(16),
         "len": rng.choice([0, 1, 1, rng.randrange(40), rng.randrange(400)]),
-        "pad": rng.choice([0, 0, rng.randrange(99)]),
+        "pad": rng.choice([0, 0, rng.randrange(99)]) + (rng.choice([0, 0, 0, 1, 5]) << 16),
         "a_source": int(rng.choice(list(SourceA))), "b_source": int(rng.choice(list(SourceB))),
         "multiply": int(rng.choice(list(Factor))), "multiply_scalar": rng.randrange(16),
         "addend": int(rng.choice(list(Factor))), "addend_scalar": rng.randrange(16),
-        "join": int(rng.choice(list(Join))), "function": int(rng.choice(list(Function))), "bits": rng.randrange(3),
+        "join": int(rng.choice(list(Join))), "function": int(rng.choice(list(Function))), "bits": rng.randrange(4),
         "destination": int(rng.choice(list(Destination))), "reduction": int(rng.choice(list(Reduction))),
         "scalar": rng.randrange(15), "keep": rng.randrange(2), "outer": rng.choice([0, 0, 0, 1, 4]),
         "a_stride": rng.randrange(20), "b_stride": rng.randrange(20), "dst_stride": rng.randrange(20),
@@ -132,7 +132,7 @@ def _store(rng: random.Random, config: Config) -> Block:
         return ["store", {"address": address, "src": rng.randrange(16), "count": rng.randrange(40)}]
     piece = rng.choice([a.lanes, a.cols])
     return ["store", {"address": SCRATCH + piece * rng.randrange(1 << 12), "src": rng.randrange(16),
-                      "count": rng.randint(0, 5), "mode": int(StoreMode.PACKED), "bits": rng.choice([4, 8]),
+                      "count": rng.randint(0, 5), "mode": int(StoreMode.PACKED), "bits": rng.choice([2, 4, 8]),
                       "piece": piece, "run_stride": piece * rng.randint(1, 60)}]
 
 

@@ -31,7 +31,7 @@ struct Vector : Unit {
         int64_t length = start->get(vector::len), pad = start->get(vector::pad) & 0xFFFF, lanes = p.vector_lanes;
         int64_t words = (std::max(length, pad) + lanes - 1) / lanes, step = p.lanes / lanes;
         if (start->get(vector::destination) == ACT_BUFFER) words = (words + step - 1) / step * step;
-        words *= start->get(vector::outer) + 1;
+        words *= start->get(vector::outer) + (start->get(vector::pad) >> 16 & 0xFF) + 1;
         int64_t reduction = start->get(vector::reduction), reduce = 1;
         if (reduction == SUM) {
             int64_t levels = ceil_log2(std::max<int64_t>(1, std::min(words, p.sum_words)));

@@ -11,7 +11,7 @@ from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.pe.quantize import quantize
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import ArrayConfig, BusConfig, Config, MemoryConfig, VectorConfig
-from wordline.rtl.isa import CodeOrder, Unit
+from wordline.rtl.isa import ROW_SCALES, CodeOrder, Unit
 from wordline.rtl.layout import TileLayout, pack
 from wordline.rtl.matmul_ref import effective_weights, matmul
 from wordline.rtl.matmul_unit import MatmulUnit
@@ -21,7 +21,7 @@ FLOATS = 512
 
 
 def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, floating=False):
-    weights = ("int8", "int7", "int5", "int4", "int1", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
+    weights = ("int8", "int7", "int5", "int4", "int2", "int1", "int4_asym", "bitmod_fp4", "bitmod_fp3", "ternary")
     if floating:
         weights = ("int8", "int4_asym", "bitmod_fp3", "mxfp4", "nvfp4", "pow2x2", "pow2x3")
     return Config(
@@ -31,7 +31,7 @@ def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, floating=False):
         memory=MemoryConfig(act_elements=ACT, matmul_floats=FLOATS, meta_beats=64))
 
 
-def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=True):
+def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=True, act_tiles=0):
     """One instruction: its fields, beats, activations, row scales, and the expected rows."""
     a, dtype = cfg.array, WEIGHT_TYPES[name]
     steps = -(-k // a.lanes)
@@ -45,20 +45,24 @@ def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=Tr
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
     tiles = -(-n // a.cols)
     top = (1 << a.act_bits - 1) - 1
-    x = np.zeros((a.rows, steps * a.lanes), np.int64)
-    x[:, :k] = rng.integers(-top, top, (a.rows, k), endpoint=True)
-    act, slot, out = int(rng.integers(0, ACT // a.lanes - steps)), int(rng.integers(4)), int(rng.integers(8))
+    turns = -(-tiles // (act_tiles or tiles))
+    x = np.zeros((a.rows, turns, steps * a.lanes), np.int64)
+    x[..., :k] = rng.integers(-top, top, (a.rows, turns, k), endpoint=True)
+    act, slot, out = (int(rng.integers(n)) for n in (ACT // a.lanes - turns * steps + 1, 8, 8))
     stride = tiles * a.cols // 4 + 1
     fields = {"rows": rows, "act": act, "tiles": tiles, "steps": steps, "out": out, "kind": int(dtype.kind),
               "planes": dtype.bits, "group_steps": group_steps, "groups": layout.groups,
               "aux": int(layout.aux), "channel_scales": int(scaled), "group_scales": int(scaled),
-              "float_scales": int(dtype.float_scales), "order": int(order), "slot": slot, "out_stride": stride}
+              "float_scales": int(dtype.float_scales), "order": int(order), "slot": slot, "out_stride": stride,
+              "act_tiles": act_tiles}
     row_scale = rng.uniform(0.001, 0.1, a.rows).astype(np.float32)
     weights, channel = effective_weights(raw, layout, dtype.kind)
-    want = matmul(x[:rows], weights, row_scale[:rows], channel if scaled else None)
+    shared = (act_tiles or tiles) * a.cols
+    want = np.concatenate([matmul(x[:rows, i], weights[n], row_scale[:rows], channel[n] if scaled else None)
+                           for i in range(turns) for n in [slice(i * shared, (i + 1) * shared)]], 1)
     beat = cfg.beat_bytes
     beats = [int.from_bytes(raw[i : i + beat].tobytes(), "little") for i in range(0, raw.size, beat)]
-    return fields, beats, x, row_scale, want
+    return fields, beats, x.reshape(a.rows, -1), row_scale, want
 
 
 def run(cfg, cases, stall, rng):
@@ -73,7 +77,7 @@ def run(cfg, cases, stall, rng):
         port = memory.read_port()
         m.d.comb += [port.addr.eq(unit.act.addr), unit.act.data.word_select(r, bits).eq(port.data)]
         acts.append(memory)
-    m.submodules.scales = scales = Memory(shape=32, depth=64, init=[])
+    m.submodules.scales = scales = Memory(shape=32, depth=ROW_SCALES, init=[])
     port = scales.read_port()
     m.d.comb += [port.addr.eq(unit.row_scale.addr), unit.row_scale.data.eq(port.data)]
     m.submodules.bank = bank = Memory(shape=32 * lanes, depth=FLOATS // lanes, init=[])
@@ -93,7 +97,7 @@ def run(cfg, cases, stall, rng):
     async def drive(ctx):
         for fields, _, x, row_scale, want in cases:
             for r in range(a.rows):
-                for s in range(fields["steps"]):
+                for s in range(x.shape[1] // a.lanes):
                     step = [int(v) & (1 << a.act_bits) - 1 for v in x[r, s * a.lanes : (s + 1) * a.lanes]]
                     ctx.set(acts[r].data[fields["act"] + s], sum(v << i * a.act_bits for i, v in enumerate(step)))
                 ctx.set(scales.data[fields["slot"] * 16 + r], int(ref.to_bits(row_scale[r])))
@@ -149,6 +153,9 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
         ("int8", dict(n=24, k=48, group=0, rows=rows, order=CodeOrder.COLUMNS)),
         ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.COLUMNS, scaled=False)),
         ("int4", dict(n=8, k=16, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
+        ("int2", dict(n=40, k=16, group=0, rows=rows, order=CodeOrder.COLUMNS, scaled=False, act_tiles=2)),
+        ("int2", dict(n=8, k=24, group=0, rows=rows, order=CodeOrder.LANES, scaled=False)),
+        ("int4", dict(n=48, k=16, group=0, rows=1, order=CodeOrder.COLUMNS, act_tiles=1)),
         ("int4", dict(n=17, k=100, group=16 if lanes <= 16 else lanes, rows=1)),
     ]
     run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], stall, rng)

@@ -13,6 +13,7 @@ from wordline.compiler import asm
 from wordline.rtl import float_ref as ref
 from wordline.rtl.config import ArrayConfig, Config, MemoryConfig, VectorConfig
 from wordline.rtl.isa import (
+    ROW_SCALES,
     Destination,
     Factor,
     Function,
@@ -74,7 +75,7 @@ class Bench:
         for row in range(self.config.array.rows):
             memory(f"act_{row}", 16 * lanes, FLOATS // lanes, [], write=unit.act,
                    en=unit.act.en & (unit.act_row == row))
-        memory("row_scale", 32, 64, [], write=unit.row_scale)
+        memory("row_scale", 32, ROW_SCALES, [], write=unit.row_scale)
         return m, unit, written
 
     def run(self, program: list[dict]) -> list[int]:
@@ -142,20 +143,20 @@ def random_fields(rng: np.random.Generator, lanes: int) -> dict:
     words = FLOATS // lanes
     length = int(rng.choice([0, 1, 2, lanes, lanes + 1, rng.integers(1, 60), rng.integers(100, 200)]))
     destination = Destination(rng.integers(0, 6))
-    outer = int(rng.choice([0, 0, 0, 1, 3])) if length < 60 else 0
+    outer, more = (int(n) for n in rng.choice([0, 0, 0, 1, 3], 2)) if length < 60 else (0, 0)
     pad = int(rng.choice([0, 0, length + 5]))
     if destination in (Destination.SCALAR, Destination.ROW_SCALE):  # they take one word
-        length, outer, pad = min(length, lanes), 0, int(rng.integers(lanes + 1))
+        length, outer, more, pad = min(length, lanes), 0, 0, int(rng.integers(lanes + 1))
     row = int(rng.integers(2)) << 12 if destination == Destination.ACT else 0
     fields = {
-        "pad": pad, "a": int(rng.integers(words)), "b": int(rng.integers(words)),
+        "pad": pad | more << 16, "a": int(rng.integers(words)), "b": int(rng.integers(words)),
         "dst": int(rng.integers(words)) | row, "len": length,
         "a_source": SourceA(rng.integers(4)), "b_source": SourceB(rng.integers(3)),
         "multiply": Factor(rng.integers(4)), "multiply_scalar": int(rng.integers(16)),
         "addend": Factor(rng.integers(4)), "addend_scalar": int(rng.integers(16)),
         "join": Join(rng.integers(2)), "negate_product": int(rng.integers(2)),
         "negate_addend": int(rng.integers(2)), "function": Function(rng.choice([0, 0, 0, 1, 2, 3, 4])),
-        "bits": IntBits(rng.integers(3)), "destination": destination,
+        "bits": IntBits(rng.integers(4)), "destination": destination,
         "reduction": Reduction(rng.integers(5)), "scalar": int(rng.integers(16)),
         "keep": int(rng.integers(2)), "outer": outer, "a_stride": int(rng.integers(9)),
         "b_stride": int(rng.integers(9)), "dst_stride": int(rng.integers(9)),
@@ -166,7 +167,7 @@ def random_fields(rng: np.random.Generator, lanes: int) -> dict:
         fields["b_source"] = SourceB(rng.integers(1, 3))
         fields["a_source"] = SourceA(rng.integers(1, 4))
         if rng.integers(2):
-            fields |= {"a_source": SourceA.X, "dst": fields["a"], "outer": 0}
+            fields |= {"a_source": SourceA.X, "dst": fields["a"], "outer": 0, "pad": pad}
     return fields
 
 
