@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from wordline.compiler.blocks import Blocks
-from wordline.compiler.builder import Parts, reg
+from wordline.compiler.builder import Operand, Parts, reg
 from wordline.compiler.operands import (
     ABSMAX,
     CONTEXT,
@@ -20,6 +20,7 @@ from wordline.compiler.operands import (
     S_SCALE,
     S_SUM,
     S_TOTAL,
+    SEALED,
     T1,
     T2,
     TOKENS,
@@ -28,7 +29,8 @@ from wordline.compiler.operands import (
     Vec,
     to_x,
 )
-from wordline.pe.datatypes import act_max
+from wordline.compiler.places import which
+from wordline.pe.datatypes import WEIGHT_TYPES, WeightType, act_max
 from wordline.rtl.isa import (
     CodeOrder,
     Destination,
@@ -214,11 +216,10 @@ class Attention(Blocks):
         """Rotate key-value head `h` and its queries, quantise key and value, and write them where the array will
         read them."""
         b, c, p, a, image = self.b, self.c, self.places, self.config.array, self.image
-        bits = image.sizes.kv.bits
+        sizes = image.sizes
         b.part = "cache"
-        # Bank S: the key, its scale, the value, its scale. Zeros fill up the last step and the last tile.
+        # Bank S: the key, its scale, the value, its scale, the key as it was. Zeros fill up the last step and tile.
         key_words, value_words = image.sizes.key_dim // self.lanes, image.sizes.value_dim // self.lanes
-        packed = {"mode": StoreMode.PACKED, "bits": bits}
 
         def split(tile: int, tile_bytes: int, within: int) -> None:
             """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
@@ -229,11 +230,12 @@ class Attention(Blocks):
             b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
 
-        def codes(x: Vec, place: int, words: int, part: str) -> None:
-            """Integers of one head into bank S, their scale into the word behind them."""
+        def codes(x: Vec, bits: int, place: int, words: int, part: str, **first: Any) -> None:
+            """Integers of one head into bank S, their scale into the word behind them; `first`: fields of the first
+            pass, which otherwise writes nothing."""
             parts = x.parts | {"S": part}
             pad = words * self.lanes
-            b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts)
+            b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts, **first)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
                      immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
@@ -248,20 +250,30 @@ class Attention(Blocks):
         keys, values = f"keys{h}", f"values{h}"
         per_kv = c.heads // c.kv_heads
         value_at = key_words + 1
+        staged_at = value_at + value_words + 1
+        stage: dict[str, Any] = {"destination": Destination.S, "dst": staged_at} if sizes.group else {}
         with self.rows(f"cache{h}"):
             self._turn(c.heads + h, 1)
-            codes(self._turned(c.heads + h), 0, key_words, "key")
+            codes(self._turned(c.heads + h), 8, 0, key_words, "key", **stage)
             self.position(T1)
-            split(a.cols, image.key.tile_bytes, a.lanes * bits // 8)
+            if sizes.group:
+                b.control(Operation.ANDI, rd=T1, ra=T1, value=sizes.group - 1)
+            split(a.cols, image.key.tile_bytes, a.lanes)
             b.store(self._at(keys, image.key.header_bytes), 0, image.key.steps, keys, piece=a.lanes,
-                    run_stride=image.key.step_bytes, parts=key, **packed)
+                    run_stride=image.key.step_bytes, parts=key, mode=StoreMode.PACKED, bits=8)
             split(a.cols, image.key.tile_bytes, 4)
             b.store(self._at(keys), key_words, 1, keys, parts=key)
+            if sizes.group:
+                b.control(Operation.MULI, rd=T2, ra=T1, value=4 * c.head_dim)
+                b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+                b.store(self._at(f"staged{h}"), staged_at, c.head_dim, f"staged{h}", parts=key)
+                self.position(T1)
             b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
-            codes(self._projected(c.heads + c.kv_heads + h), value_at, value_words, "value")
-            split(a.lanes, image.value.step_bytes, a.cols * bits // 8)
-            b.store(self._at(values), value_at, image.sizes.value_dim // a.cols, values,
-                    piece=a.cols, run_stride=image.value.tile_bytes, parts=value, **packed)
+            codes(self._projected(c.heads + c.kv_heads + h), sizes.kv.bits, value_at, value_words, "value")
+            split(a.lanes, image.value.step_bytes, a.cols * sizes.kv.bits // 8)
+            b.store(self._at(values), value_at, sizes.value_dim // a.cols, values,
+                    piece=a.cols, run_stride=image.value.tile_bytes, parts=value, mode=StoreMode.PACKED,
+                    bits=sizes.kv.bits)
             b.control(Operation.SHL, rd=T2, ra=T1, value=2)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
             b.store(self._at(f"value_scales{h}"), value_at + value_words, 1, values, parts=value)
@@ -275,31 +287,44 @@ class Attention(Blocks):
     def _stream_keys(self, heads: range) -> None:
         self.b.part = "scores"
         kv, beats = heads[0] // (self.c.heads // self.c.kv_heads), self.image.key.tile_beats
+        if self.image.sizes.group:
+            sealed = self.image.sealed.tile_beats
+            self.b.stream(self.in_layer(f"sealed{kv}"), reg(SEALED), sealed, sealed)
         self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
 
     def _stream_values(self, heads: range) -> None:
         c, image = self.c, self.image
         self.b.part = "values"
-        kv = heads[0] // (c.heads // c.kv_heads)
-        self.b.stream(self.in_layer(f"values{kv}"), image.sizes.value_dim // self.config.array.cols, reg(VALUE_BEATS),
+        kv, beats = heads[0] // (c.heads // c.kv_heads), VALUE_BEATS
+        if image.sizes.group:
+            beats = T1
+            self.value_beats(beats)
+        self.b.stream(self.in_layer(f"values{kv}"), image.sizes.value_dim // self.config.array.cols, reg(beats),
                       image.value.tile_beats, f"values{kv}")
+
+    def value_beats(self, rd: int) -> None:
+        """rd = beats of a tile of values that the step needs."""
+        b, beat = self.b, self.config.beat_bytes
+        b.control(Operation.MULI, rd=rd, ra=VALUE_STEPS, value=self.image.value.step_bytes)
+        b.set(rd, beat - 1, rd)
+        b.control(Operation.SHR, rd=rd, ra=rd, value=beat.bit_length() - 1)
 
     # --- Scores and values.
 
-    def _head_matmul(self, g: int, heads: range, operand: str, **fields: Any) -> None:
+    def _head_matmul(self, g: int, heads: range, operand: str, dtype: WeightType, **fields: Any) -> None:
         """A matmul with keys or values; `operand` names what it takes from the activation buffer."""
-        p, kv = self.places, self.image.sizes.kv
+        p = self.places
         parts = p.parts(g) | {"ACT": operand, "ROW_SCALE": operand}
         if operand.startswith("p"):
             parts["M"] = "heads"
-        self.b.matmul(kind=int(kv.kind), planes=kv.bits, groups=1, parts=parts,
+        self.b.matmul(kind=int(dtype.kind), planes=dtype.bits, groups=1, parts=parts,
                       rows=reg(TOKENS) if self.looped else len(heads), **fields)
 
     def _operand(self, name: str, pair: tuple[int, int], g: int) -> tuple[int, str, Parts]:
         """A group's place in the activation buffer in words, its name, and the parts that are written with it."""
         if self.places.query == self.places.probabilities:  # no room to tell them apart
             return pair[0], f"{name}x", {}
-        part = f"{name}{g % 2 if pair[0] != pair[1] else 0}"
+        part = f"{name}{which(pair, g)}"
         return pair[g % 2], part, {"ACT": part, "ROW_SCALE": part}
 
     def _scores(self, g: int, heads: range) -> None:
@@ -307,6 +332,8 @@ class Attention(Blocks):
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
         kv = heads[0] // (c.heads // c.kv_heads)
         b.part = "scores"
+        if self.image.sizes.group:
+            self._sealed_scores(g, heads)
         at, operand, parts = self._operand("q", p.query, g)
         slot = 1 if g % 2 else 3
         b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % 2], reg(CONTEXT), region=f"values{kv}",
@@ -318,9 +345,44 @@ class Attention(Blocks):
                 # Scores come out in units of ln 2 and scaled, ready for exp2.
                 self.quantise(query, slot=slot, length=c.head_dim, bits=t.acts, act=at, array_row=i, parts=parts,
                               factor=math.log2(math.e) * c.score_scale)
-        self._head_matmul(g, heads, operand, tiles=reg(KEY_TILES), steps=self.image.key.steps, out=p.scores[g % 2],
-                          out_stride=p.m_row, slot=slot, channel_scales=1, order=CodeOrder.COLUMNS,
+        out: Operand = p.scores[g % 2]
+        if self.image.sizes.group:  # behind those of sealed keys
+            b.control(Operation.SHL, rd=T1, ra=SEALED, value=(a.cols // self.lanes).bit_length() - 1)
+            out = reg(T1, p.scores[g % 2])
+        self._head_matmul(g, heads, operand, WEIGHT_TYPES["int8"], tiles=reg(KEY_TILES), steps=self.image.key.steps,
+                          out=out, out_stride=p.m_row, slot=slot, channel_scales=1, order=CodeOrder.COLUMNS,
                           act=at * self.lanes // a.lanes)
+
+    def _sealed_scores(self, g: int, heads: range) -> None:
+        """Queries times sealed keys. The scales of a group's channels go with the query: it has integers for every
+        group, but one scale for all of them, which the largest scale of every channel gives."""
+        b, c, p, t, sizes = self.b, self.c, self.places, self.config.types, self.image.sizes
+        kv, cols, words = heads[0] // (c.heads // c.kv_heads), self.config.array.cols, c.head_dim // self.lanes
+        at, operand, parts = self._operand("f", p.folded, g)
+        slot, channels, ours = 4 + g % 2, p.channels[g % 2], {"L": f"channels{which(p.channels, g)}"}
+        per_group = (sizes.group // cols).bit_length() - 1
+        b.control(Operation.SHR, rd=T1, ra=SEALED, value=per_group)
+        b.control(Operation.MULI, rd=T1, ra=T1, value=c.head_dim)
+        b.load(self.in_layer(f"channels{kv}"), channels, reg(T1, c.head_dim), parts=ours)
+        b.control(Operation.SHL, rd=T2, ra=SEALED, value=16 - per_group)  # groups, as `pad` takes them
+        work = reg(ROW_X, p.work)
+        for i, h in enumerate(heads):
+            with self.rows(f"sealed{h}", act=True):
+                query = self._turned(h)
+                b.vector(len=c.head_dim, **query.a, multiply=Factor.B, b=channels, b_source=SourceB.L, **ABSMAX,
+                         parts=query.parts | ours)
+                self.row_scale(slot=slot, bits=t.acts, array_row=i, parts=parts,
+                               factor=math.log2(math.e) * c.score_scale)
+                b.vector(len=c.head_dim, **query.a, multiply=Factor.SCALAR, multiply_scalar=S_INVERSE, **to_x(work),
+                         parts=query.parts)
+                b.vector(len=c.head_dim, pad=reg(T2, sizes.key_dim), a=work, multiply=Factor.B, b=channels,
+                         b_source=SourceB.L, b_stride=words, function=Function.INT, bits=INT_BITS[t.acts],
+                         destination=Destination.ACT, dst=reg(self.act_row, at + (i << 12)),
+                         dst_stride=sizes.key_dim // self.lanes, parts=parts | ours)
+        self._head_matmul(g, heads, operand, sizes.kv, tiles=reg(SEALED), steps=self.image.sealed.steps,
+                          out=p.scores[g % 2], out_stride=p.m_row, slot=slot, order=CodeOrder.COLUMNS,
+                          act=(at * self.lanes + sizes.key_dim) // self.config.array.lanes,
+                          act_tiles=sizes.group // cols)
 
     def _values(self, g: int, heads: range) -> None:
         """Softmax of the scores, and the values weighted with it."""
@@ -332,7 +394,8 @@ class Attention(Blocks):
         for i, h in enumerate(heads):
             with self.rows(f"softmax{h}", act=True):
                 self._softmax(g, i, slot=slot, act=at, parts=parts)
-        self._head_matmul(g, heads, operand, tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
+        self._head_matmul(g, heads, operand, self.image.sizes.kv,
+                          tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
                           out=p.heads + heads[0] * dim if self.looped else reg(ROW_M, p.heads + heads[0] * dim),
                           out_stride=p.m_row if self.looped else dim, slot=slot,
                           order=CodeOrder.LANES, act=at * self.lanes // a.lanes)

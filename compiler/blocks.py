@@ -99,9 +99,18 @@ class Blocks:
         The row scale is ``absmax / top``, times `factor`, or times scalar S_TOTAL.
         """
         b = self.b
-        number = 16 * slot + array_row
         act += array_row << 12
         parts = x.parts | (parts or {})
+        self.row_scale(slot=slot, bits=bits, row=row, factor=factor, divide_total=divide_total, array_row=array_row,
+                       parts=parts)
+        b.vector(len=length, pad=pad, **x.a, multiply=Factor.SCALAR,
+                 multiply_scalar=S_INVERSE, function=Function.INT, bits=INT_BITS[bits],
+                 destination=Destination.ACT, dst=reg(self.act_row, act) if row else act, parts=parts)
+
+    def row_scale(self, *, slot: int, bits: int, row: bool = True, factor: float = 1.0, divide_total: bool = False,
+                  array_row: int = 0, parts: Parts | None = None) -> None:
+        """The row scale of `quantise`; S_INVERSE is what the activations are to be multiplied with."""
+        b, number = self.b, 16 * slot + array_row
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
                  immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
         if divide_total:
@@ -113,9 +122,6 @@ class Blocks:
                  dst=reg(ROW, number) if row and self.looped else number)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_INVERSE)
-        b.vector(len=length, pad=pad, **x.a, multiply=Factor.SCALAR,
-                 multiply_scalar=S_INVERSE, function=Function.INT, bits=INT_BITS[bits],
-                 destination=Destination.ACT, dst=reg(self.act_row, act) if row else act, parts=parts)
 
     # --- Norms.
 

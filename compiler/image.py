@@ -1,6 +1,7 @@
 """Where a model lies in DRAM: weights, norms and biases, position tables, KV cache, tokens and logits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -119,14 +120,19 @@ class Image:
         kv, model = sizes.kv, self.model
         body = weight_type(config, config.types.weights)
         shapes = layer_shapes(c)
-        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=kv.bits,
+        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=8,
                               steps=sizes.key_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
+        self.sealed = replace(self.key, planes=kv.bits, channel_scales=False)
         self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
                                 planes=kv.bits, steps=sizes.max_context // a.lanes, group_scales=False,
                                 channel_scales=False, order=CodeOrder.LANES)
-        caches = {"keys": sizes.max_context // a.cols * self.key.tile_bytes,
-                  "values": sizes.value_dim // a.cols * self.value.tile_bytes,
-                  "value_scales": 4 * sizes.max_context}
+        caches = {"keys": (ceil_div(sizes.recent, a.cols) * self.key.tile_bytes, "int8"),
+                  "values": (sizes.value_dim // a.cols * self.value.tile_bytes, kv.name),
+                  "value_scales": (4 * sizes.max_context, "float32")}
+        if sizes.group:
+            caches |= {"staged": (4 * sizes.group * c.head_dim, "float32"),
+                       "sealed": (sizes.sealed * sizes.group // a.cols * self.sealed.tile_bytes, kv.name),
+                       "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
         for i in range(c.layers):
             start = self.map.top
 
@@ -159,9 +165,9 @@ class Image:
             before = self.map.top
             for sequence in range(self.batch):
                 for h in range(c.kv_heads):
-                    for name, size in caches.items():
+                    for name, (size, dtype) in caches.items():
                         which = f"{name}{h}" if sequence == 0 else f"sequence{sequence}.{name}{h}"
-                        at(which, self.map.take(f"layer{i}.{which}", size, kv.name))
+                        at(which, self.map.take(f"layer{i}.{which}", size, dtype))
             self.cache_bytes = (self.map.top - before) // self.batch  # of a sequence in a layer
             if i == 0:
                 self.layer_address, self.layer_bytes = start, self.map.top - start

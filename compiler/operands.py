@@ -9,6 +9,7 @@ from wordline.rtl.isa import Destination, IntBits, Reduction, SourceA, SourceB
 # Registers. PROMPT, LAST, START, EOS are the host's arguments; START is over when KEY_TILES begins.
 PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
 START = KEY_TILES
+SEALED = VALUE_BEATS  # tiles of sealed keys, where keys are sealed
 ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
 # Scalars of the vector unit. An instruction has one immediate; a second constant is in S_ONE or S_CONSTANT.
 S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_BEST, S_TOKEN = 0, 1, 2, 3, 4, 5, 8, 9

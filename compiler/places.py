@@ -6,7 +6,7 @@ from wordline.compiler.activations import SCRATCH
 from wordline.compiler.architecture import ModelConfig
 from wordline.compiler.builder import Parts
 from wordline.compiler.weights import check_accumulator, require, weight_type
-from wordline.pe.datatypes import WeightType
+from wordline.pe.datatypes import WeightType, act_max
 from wordline.rtl.config import Config
 from wordline.rtl.layout import ceil_div
 
@@ -18,7 +18,14 @@ class Sizes:
     max_context: int  # a whole number of steps and of tiles
     key_dim: int  # head_dim filled up to whole steps of the array
     value_dim: int  # head_dim filled up to whole tiles
-    kv: WeightType
+    kv: WeightType  # of values, and of keys in sealed groups
+    group: int  # tokens of a sealed group of keys; 0: keys are never sealed
+    sealed: int  # most groups that a token can see
+
+    @property
+    def recent(self) -> int:
+        """Tokens whose keys have a place at 8 bits."""
+        return self.group or self.max_context
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Places:
     m_row: int
     query: tuple[int, int]
     probabilities: tuple[int, int]
+    folded: tuple[int, int]  # queries times the channels' scales of sealed keys: of the largest, then of every group
     shift: int  # bias of a LayerNorm, where an embedding row is before the first layer
     gamma: int
     vscale: tuple[int, int]
@@ -47,14 +55,18 @@ class Places:
     qk_gain: int  # of queries, then of keys
     sub_gain: int
     post_gain: int
+    channels: tuple[int, int]  # the channels' scales of sealed keys
+    seal_tokens: int  # whose keys are on the chip at a time when a group is sealed
     chunk: int  # tiles of the output head at a time
 
     def parts(self, h: int) -> Parts:
         """The parts of the banks that head `h` has for itself."""
-        def name(pair: tuple[int, int]) -> str:
-            return f"{h % 2 if pair[0] != pair[1] else 0}"
+        return {"M": f"scores{which(self.scores, h)}", "L": f"vscale{which(self.vscale, h)}"}
 
-        return {"M": f"scores{name(self.scores)}", "L": f"vscale{name(self.vscale)}"}
+
+def which(pair: tuple[int, int], h: int) -> int:
+    """The place of two that head `h` has, or the only one."""
+    return h % 2 if pair[0] != pair[1] else 0
 
 
 def check(c: ModelConfig, config: Config, context: int) -> Sizes:
@@ -75,15 +87,23 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
     for what, size in (("width", c.width), head, ("ffn", c.ffn)):
         require(size % lanes == 0, f"{c.name}: {what} = {size} is not a multiple of vector.lanes = {lanes}")
     whole = max(a.lanes, a.cols)
+    weight_type(config, "int8")  # of keys
+    group = 0 if t.kv == "int8" or context <= t.kv_group else t.kv_group
     sizes = Sizes(max_context=ceil_div(context, whole) * whole, key_dim=ceil_div(c.head_dim, a.lanes) * a.lanes,
-                  value_dim=ceil_div(c.head_dim, a.cols) * a.cols, kv=weight_type(config, t.kv))
+                  value_dim=ceil_div(c.head_dim, a.cols) * a.cols, kv=weight_type(config, t.kv), group=group,
+                  sealed=(context - 1) // group if group else 0)
+    if group:
+        require(group % a.cols == 0, f"types.kv_group = {group} is not a multiple of array.cols = {a.cols}")
+        require(sizes.sealed < 256 and (sizes.sealed + 1) * c.head_dim < 1 << 16,
+                f"context {context} has {sizes.sealed} groups of types.kv_group = {group} tokens; at most "
+                f"{min(255, (1 << 16) // c.head_dim - 2)} are possible with head_dim = {c.head_dim}: choose larger "
+                "groups")
     require(sizes.max_context <= config.memory.act_elements,
             f"context {context} does not fit memory.act_elements = "
             f"{config.memory.act_elements}")
     require(max(sizes.max_context, sizes.key_dim) <= a.group_max,
             f"context {context} is above array.group_max = {a.group_max}")
-    top = (1 << (sizes.kv.bits - 1)) - 1
-    check_accumulator(config, "attention", top * max(sizes.max_context, c.head_dim))
+    check_accumulator(config, "attention", max(act_max(sizes.kv.bits) * sizes.max_context, act_max(8) * c.head_dim))
     return sizes
 
 
@@ -120,10 +140,14 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     m_row = max(heads + after + spill, words(hidden), width)
     # Activation buffer.
     act = words(memory.act_elements)
-    query = pair(0, words(sizes.key_dim), act)
-    probabilities = pair(query[1] + words(sizes.key_dim), length, act)
-    if probabilities[1] + length > act:
-        query = probabilities = (0, 0)
+    need = [words(sizes.key_dim), length, (sizes.sealed + 1) * words(sizes.key_dim) if sizes.group else 0]
+    spare, start, places = act - sum(need), 0, [(0, 0)] * 3
+    if spare >= 0:
+        for i, size in enumerate(need):
+            places[i] = pair(start, size, start + size + spare)
+            spare -= places[i][1] - start
+            start = places[i][1] + size
+    query, probabilities, folded = places
     # Bank L.
     bias = max([0] + [n for has, n in ((c.qkv_bias, c.qkv), (c.o_bias, c.width), (c.mlp_bias, max(hidden, c.width)))
                       if has])
@@ -131,23 +155,40 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
                 "sub_gain": words(max(c.attention, c.ffn)) if c.sub_norms else 0,
                 "post_gain": width if c.post_norms else 0}
     gamma = width
-    vscale = pair(gamma + width, length, words(memory.load_floats) - rows * 2 * half - sum(features.values()))
+    channels_size = words((sizes.sealed + 1) * c.head_dim) if sizes.group else 0
+    vscale = pair(gamma + width, length,
+                  words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size)
     top = vscale[1] + length + rows * 2 * half
     at = {}
     for name, size in features.items():
         at[name], top = top, top + size
+    channels = pair(top, channels_size, words(memory.load_floats))
+    top = channels[1] + channels_size
+    # A group of keys to be sealed, or a part of it, has banks L and X for itself.
+    seal = sizes.group
+    while seal > config.array.cols and (seal * c.head_dim > memory.load_floats
+                                        or (seal + 2) * c.head_dim > memory.vector_floats):
+        seal //= 2
+    require(seal == sizes.group or 4 * seal * c.head_dim % config.beat_bytes == 0,
+            f"{c.name}: keys of {seal} tokens do not end with a beat: memory.load_floats must hold those of "
+            f"types.kv_group = {sizes.group}")
+    require(seal * c.head_dim < 1 << 16, f"{c.name}: keys of types.kv_group = {seal} tokens are {seal * c.head_dim} "
+                                         "numbers, at most 65535 are possible")
     # The output head, in parts that banks M and S hold.
     per_tile = config.array.cols // v
     chunk = min(ceil_div(c.vocab, config.array.cols),
                 (m_row if batch > 1 else memory.matmul_floats // v) // per_tile,
                 memory.store_floats // v // per_tile)
-    floats = {"vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v, "load_floats": top * v,
-              "store_floats": (words(sizes.key_dim) + words(sizes.value_dim) + 2) * v,
+    codes = words(sizes.key_dim) + words(sizes.value_dim) + 2 + (words(c.head_dim) if sizes.group else 0)
+    floats = {"vector_floats": max(rows * x_row * v, (seal + 2) * c.head_dim if seal else 0),
+              "matmul_floats": rows * m_row * v, "load_floats": max(top * v, seal * c.head_dim),
+              "store_floats": max(codes * v, config.array.cols * config.array.lanes if seal else 0),
               "act_elements": max(c.width, c.ffn, c.attention)}
-    small = {name: 1 << (need - 1).bit_length() for name, need in floats.items() if need > getattr(memory, name)}
+    small = {name: 1 << (size - 1).bit_length() for name, size in floats.items() if size > getattr(memory, name)}
     require(not small, f"{c.name} with context {context} needs " + ", ".join(
-        f"memory.{name} = {need}, the configuration has {getattr(memory, name)}" for name, need in small.items())
-        + "; the smallest change that fits: " + " ".join(f"--set memory.{name}={need}" for name, need in small.items()))
+        f"memory.{name} = {size}, the configuration has {getattr(memory, name)}" for name, size in small.items())
+        + "; the smallest change that fits: " + " ".join(f"--set memory.{name}={size}" for name, size in small.items()))
     return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
-                  query=query, probabilities=probabilities, shift=0, gamma=gamma, vscale=vscale,
-                  rope=vscale[1] + length, rope_row=2 * half, chunk=chunk, **at)
+                  query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
+                  rope=vscale[1] + length, rope_row=2 * half, channels=channels, seal_tokens=seal,
+                  chunk=chunk, **at)

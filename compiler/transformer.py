@@ -4,9 +4,9 @@ Tokens go through the layers `array.rows` at a time while they come from the pro
 to know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
 The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 
-Here is the order of things; `attention.py` has the attention, `blocks.py` norms, biases and residuals, `activations.py`
-the activation functions, `places.py` the places on the chip, `image.py` those in DRAM, `architecture.py` what a model
-may be.
+Here is the order of things; `attention.py` has the attention, `sealing.py` what becomes of a full group of keys,
+`blocks.py` norms, biases and residuals, `activations.py` the activation functions, `places.py` the places on the chip,
+`image.py` those in DRAM, `architecture.py` what a model may be.
 """
 
 from typing import Any
@@ -32,6 +32,7 @@ from wordline.compiler.operands import (
     S_BEST,
     S_SCALE,
     S_TOKEN,
+    SEALED,
     START,
     T1,
     T2,
@@ -43,12 +44,13 @@ from wordline.compiler.operands import (
 )
 from wordline.compiler.places import check, place
 from wordline.compiler.program import Program
+from wordline.compiler.sealing import Sealing
 from wordline.compiler.weights import CompileError, require
 from wordline.rtl.config import Config
 from wordline.rtl.isa import Destination, Factor, LoadFormat, Operation, Reduction, SourceA, SourceB
 
 
-class TransformerCompiler(Attention):
+class TransformerCompiler(Attention, Sealing):
     """Compiles one model for one configuration."""
 
     def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True, batch: int = 1,
@@ -67,6 +69,9 @@ class TransformerCompiler(Attention):
         self.constants()
         b.set(POSITION, 0, START)
         b.label("step")
+        if image.sizes.group:
+            self.seal()
+        b.part = "step"
         self._step_sizes()
         b.part = "embedding"
         self._embed()
@@ -112,7 +117,7 @@ class TransformerCompiler(Attention):
         info = {"model": c.name, "architecture": "decoder", "context": self.context, "vocab": c.vocab,
                 "weights": self.config.types.weights, "head": self.config.types.head_weights,
                 "group_size": self.config.types.group_size, "acts": self.config.types.acts,
-                "kv": self.config.types.kv, "config": self.config.name,
+                "kv": self.config.types.kv, "kv_group": image.sizes.group, "config": self.config.name,
                 "layers": c.layers, "batch": self.batch, "parts": b.sections()}
         return Program(self.config.hardware_hash(), to_array(words), image.map.segments, image.map.symbols, info)
 
@@ -130,8 +135,9 @@ class TransformerCompiler(Attention):
         b.branch(Operation.BLT, T1, 0, label)
 
     def _step_sizes(self) -> None:
-        """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS of this step."""
-        b, a = self.b, self.config.array
+        """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS or SEALED of this step. A step ends with a group of keys
+        at the latest."""
+        b, a, group = self.b, self.config.array, self.image.sizes.group
         if self.batch > 1:
             b.set(TOKENS, self.batch)
             b.set(CONTEXT, 1, POSITION)
@@ -143,15 +149,25 @@ class TransformerCompiler(Attention):
             b.label("prompt")
             b.set(T1, a.rows)
             b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
+            if group:
+                b.control(Operation.ANDI, rd=T1, ra=POSITION, value=group - 1)
+                b.control(Operation.SUB, rd=T1, ra=0, rb=T1)
+                b.set(T1, group, T1)
+                b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
             b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
-        b.set(T1, a.cols - 1, CONTEXT)
+        if group:
+            b.set(T1, -1, CONTEXT)
+            b.control(Operation.ANDI, rd=T1, ra=T1, value=group - 1)
+            b.set(T1, a.cols, T1)
+            b.control(Operation.SHR, rd=SEALED, ra=POSITION, value=group.bit_length() - 1)
+            b.control(Operation.MULI, rd=SEALED, ra=SEALED, value=group // a.cols)
+        else:
+            b.set(T1, a.cols - 1, CONTEXT)
         b.control(Operation.SHR, rd=KEY_TILES, ra=T1, value=a.cols.bit_length() - 1)
         b.set(T1, a.lanes - 1, CONTEXT)
         b.control(Operation.SHR, rd=VALUE_STEPS, ra=T1, value=a.lanes.bit_length() - 1)
-        beat = self.config.beat_bytes
-        b.control(Operation.MULI, rd=T1, ra=VALUE_STEPS, value=self.image.value.step_bytes)
-        b.set(T1, beat - 1, T1)
-        b.control(Operation.SHR, rd=VALUE_BEATS, ra=T1, value=beat.bit_length() - 1)
+        if not group:
+            self.value_beats(VALUE_BEATS)
 
     def _embed(self) -> None:
         """The step's tokens as vectors, and what says where they stand."""

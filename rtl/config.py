@@ -189,7 +189,8 @@ class DramConfig:
 class TypesConfig:
     """What the compiler makes of a model: datatypes of weights, activations and KV cache.
 
-    `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head.
+    `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head. With a KV
+    cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens.
     """
 
     weights: str = "int4"
@@ -197,6 +198,7 @@ class TypesConfig:
     head: str = ""
     acts: int = 8
     kv: str = "int8"
+    kv_group: int = 32
 
     def __post_init__(self) -> None:
         for name in ("weights", "head"):
@@ -206,7 +208,8 @@ class TypesConfig:
         _check(self.group_size in (0, 16, 32, 64, 128), "types.group_size", self.group_size,
                "16, 32, 64, 128, or 0 for the whole row")
         _check(self.acts in (4, 8, 16), "types.acts", self.acts, "4, 8 or 16")
-        _check(self.kv in ("int8", "int4"), "types.kv", self.kv, '"int8" or "int4"')
+        _check(self.kv in ("int8", "int4", "int2"), "types.kv", self.kv, '"int8", "int4" or "int2"')
+        _check(self.kv_group in (8, 16, 32, 64, 128), "types.kv_group", self.kv_group, "8, 16, 32, 64 or 128")
 
     @property
     def head_weights(self) -> str:

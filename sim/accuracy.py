@@ -25,7 +25,7 @@ from wordline.sim.reference import float_logits
 from wordline.sim.texts import Text
 
 #: Changes whenever the numbers of a setting could change; files of another version are not continued.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Setting:
     head : str
         Weight type of the output head.
     kv : int
-        Bits of keys and values, per token and head. The hardware has 8 and 4.
+        Bits of keys and values. The hardware has 8, 4 and 2; below 8, keys have a scale per channel of a group of
+        `TypesConfig.kv_group` tokens instead of one per token.
     quantizers : tuple[str, ...]
         What comes on top of rounding, in this order (`wordline.sim.quantizers`).
     """
@@ -81,7 +82,8 @@ def cost(model: Model, setting: Setting, context: int) -> Cost:
     count = c.layers * sum(n * k for n, k in shapes)
     bits = c.layers * sum(weight_bits(body, shape, setting.group_size) for shape in shapes)
     head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size)
-    cache = c.layers * c.kv_heads * context * 2 * (c.head_dim * setting.kv + 32)
+    key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
+    cache = c.layers * c.kv_heads * context * (2 * c.head_dim * setting.kv + key_scales + 32)
     return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)
 
 

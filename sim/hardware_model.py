@@ -174,29 +174,24 @@ class HardwareModel:
                                        ref.add(ref.mul(b, cos), ref.mul(a, sin))], -1)
 
             q, k = turned(q), turned(k)
-        k_codes, k_scale = _codes(k, self.kv_bits)
         v_codes, v_scale = _codes(v, self.kv_bits)
+        keys = [_Keys(k[:, kv], self.kv_bits, self.types.kv_group) for kv in range(c.kv_heads)]
         heads = []
         for h_ in range(c.heads):
             kv = h_ // (c.heads // c.kv_heads)
-            heads.append(self._head(q[:, h_], k_codes[:, kv], k_scale[:, kv, 0], v_codes[:, kv], v_scale[:, kv, 0]))
+            heads.append(self._head(q[:, h_], keys[kv], v_codes[:, kv], v_scale[:, kv, 0]))
         y = np.concatenate(heads, 1)
         if c.sub_norms:
             y = self._rms(y, f"{at}attn_sub_norm")
         return self.layers[i]["o"](y, acts)
 
-    def _head(self, q: np.ndarray, k_codes: np.ndarray, k_scale: np.ndarray, v_codes: np.ndarray,
-              v_scale: np.ndarray) -> np.ndarray:
+    def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray) -> np.ndarray:
         """float32[T, head_dim]. Rows go some at a time, with the keys that the last of them sees."""
-        acts, top = self.types.acts, act_max(self.kv_bits)
-        q_codes, q_scale = _codes(q, acts)
-        row_scale = ref.mul(q_scale, F(math.log2(math.e) * self.c.score_scale))
-        k_codes, values = k_codes.astype(np.float64), v_codes.T.astype(np.float64)
+        acts, top, values = self.types.acts, act_max(self.kv_bits), v_codes.T
         parts = []
-        for first in range(0, len(q), _ROWS):
-            rows, last = slice(first, first + _ROWS), min(first + _ROWS, len(q))
-            scores = ref.mul(ref.mul(accumulate_float(q_codes[rows], k_codes[:last], top), row_scale[rows]),
-                             k_scale[:last])
+        for first in range(0, len(q), keys.rows):
+            last = min(first + keys.rows, len(q))
+            scores = keys.scores(q[first:last], first, acts, F(math.log2(math.e) * self.c.score_scale))
             seen = np.arange(last) <= np.arange(first, last)[:, None]
             best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
             e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
@@ -204,3 +199,46 @@ class HardwareModel:
             codes, scale = _codes(np.where(seen, ref.mul(e, v_scale[:last]), F(0)), acts)
             parts.append(ref.mul(accumulate_float(codes, values[:, :last], top), ref.mul(scale, total)))
         return np.concatenate(parts)
+
+
+class _Keys:
+    """The keys [T, head_dim] of a head as the cache has them.
+
+    From 8 bits on, every token has a scale. Below, a token sees its own group of `group` tokens at 8 bits, and of the
+    groups before what sealing made of them: integers with a scale per channel.
+
+    Attributes
+    ----------
+    rows : int
+        Queries to be taken at a time.
+    """
+
+    def __init__(self, k: np.ndarray, bits: int, group: int):
+        self.sealed = bits < 8
+        self.rows = group if self.sealed else _ROWS
+        self.top = act_max(max(bits, 8))
+        self.codes, self.scale = _codes(k, max(bits, 8))
+        if self.sealed:
+            n = (len(k) - 1) // group
+            groups = k[: n * group].reshape(n, group, -1)
+            self.channels = ref.mul(np.abs(groups).max(1), F(1.0 / act_max(bits)))
+            codes = ref.float_to_int(ref.mul(groups, ref.recip(self.channels)[:, None]), bits)
+            self.sealed_codes = codes.astype(np.float64)
+            self.largest = np.maximum.accumulate(self.channels)
+
+    def scores(self, q: np.ndarray, first: int, acts: int, factor: np.float32) -> np.ndarray:
+        """float32[rows, first + rows]: of the queries from token `first` on, times `factor`."""
+        codes, scale = _codes(q, acts)
+        start = first if self.sealed else 0
+        own = slice(start, first + len(q))
+        scores = ref.mul(ref.mul(accumulate_float(codes, self.codes[own], self.top), ref.mul(scale, factor)),
+                         self.scale[own, 0])
+        if start == 0:
+            return scores
+        # The channels' scales go with the query, whose own scale follows from the largest of them.
+        n = first // self.rows
+        scale = ref.mul(np.abs(ref.mul(q, self.largest[n - 1])).max(-1, keepdims=True), F(1.0 / act_max(acts)))
+        unit = ref.mul(q, ref.recip(scale))
+        folded = ref.float_to_int(ref.mul(unit, self.channels[:n, None]), acts).astype(np.float64)
+        acc = (folded @ self.sealed_codes[:n].transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(q), -1)
+        return np.concatenate([ref.mul(ref.int_to_float(acc), ref.mul(scale, factor)), scores], 1)

@@ -1,0 +1,144 @@
+"""Sealing: a full group of keys, kept as float32 until now, is quantised per channel (KIVI, arXiv 2402.02750).
+
+A step that begins a new group does this first, for every layer and head: ``scale = max |key| / top`` of every channel
+over the tokens of the group, then integers in the layout in which the array reads keys. The largest scale that a
+channel ever had is kept as well, since it bounds what a query can become (`Attention._sealed_scores`).
+"""
+
+from typing import Any
+
+from wordline.compiler.blocks import Blocks
+from wordline.compiler.builder import reg
+from wordline.compiler.operands import (
+    CONTEXT,
+    INT_BITS,
+    KEY_TILES,
+    LAYER,
+    POSITION,
+    ROW,
+    ROW_M,
+    ROW_X,
+    T1,
+    T2,
+    TOKENS,
+    VALUE_BEATS,
+    VALUE_STEPS,
+    to_x,
+)
+from wordline.pe.datatypes import act_max
+from wordline.rtl.isa import (
+    Destination,
+    Factor,
+    Function,
+    Join,
+    Operation,
+    SourceA,
+    SourceB,
+    StoreMode,
+)
+
+# Registers, before the step gives them their meaning: bytes of sealed tiles and of scales before the group's; the
+# numbers to be stored if the group is the first; heads and their counter; the head's block of DRAM, from its layer on.
+TILE_BYTES, SCALE_BYTES, IF_FIRST, HEADS, HEAD, HEAD_AT = CONTEXT, VALUE_STEPS, KEY_TILES, TOKENS, ROW, ROW_X
+TILES, TILE = VALUE_BEATS, ROW_M
+
+
+class Sealing(Blocks):
+    """Emits the sealing of the group before POSITION. Banks X, L and S hold nothing else at that time."""
+
+    def seal(self) -> None:
+        """If a group has just become full, seal it."""
+        b, c, image, group = self.b, self.c, self.image, self.image.sizes.group
+        b.part = "seal"
+        b.control(Operation.ANDI, rd=T1, ra=POSITION, value=group - 1)
+        b.branch(Operation.BNE, T1, 0, "sealed")
+        b.branch(Operation.BEQ, POSITION, 0, "sealed")
+        b.control(Operation.SHR, rd=T1, ra=POSITION, value=group.bit_length() - 1)
+        b.set(T1, -1, T1)
+        b.control(Operation.MULI, rd=TILE_BYTES, ra=T1, value=group // self.config.array.cols * image.sealed.tile_bytes)
+        b.control(Operation.MULI, rd=SCALE_BYTES, ra=T1, value=4 * c.head_dim)
+        b.set(T1, -1, T1)
+        b.control(Operation.SHR, rd=T1, ra=T1, value=31)
+        b.control(Operation.ANDI, rd=IF_FIRST, ra=T1, value=c.head_dim)
+        b.set(HEADS, image.batch * c.kv_heads)
+        b.set(TILES, self.places.seal_tokens // self.config.array.cols)
+        b.set(LAYER, 0)
+        b.label("seal layer")
+        b.set(HEAD_AT, 0, LAYER)
+        with b.loop("seal head", HEAD, HEADS):
+            self._seal_head()
+            b.set(HEAD_AT, image.cache_bytes // c.kv_heads, HEAD_AT)
+        b.set(LAYER, image.layer_bytes, LAYER)
+        b.set(T1, -c.layers * image.layer_bytes, LAYER)
+        b.branch(Operation.BLT, T1, 0, "seal layer")
+        for register in (ROW, ROW_M, ROW_X):  # as code for one token expects them
+            b.set(register, 0)
+        b.label("sealed")
+
+    def _in_head(self, name: str, extra: int = 0, base: int = HEAD_AT) -> tuple[int, int]:
+        return reg(base, self.image.layer_address + self.image.offsets[f"{name}0"] + extra)
+
+    def _seal_head(self) -> None:
+        b, p, n = self.b, self.places, self.c.head_dim
+        tokens, words = p.seal_tokens, n // self.lanes
+        # Bank X: magnitudes, of which the largest end up in the first words; then inverse scales, then scales.
+        inverse, scales = tokens * words, (tokens + 1) * words
+        parts = range(0, self.image.sizes.group, tokens)
+        of_scale: dict[str, Any] = {
+            "multiply": Factor.IMMEDIATE, "immediate": 1.0 / act_max(self.image.sizes.kv.bits)}
+        for first in parts:
+            self._load_keys(first)
+            b.vector(len=tokens * n, a_source=SourceA.IMMEDIATE, immediate=-1.0, multiply=Factor.B, addend=Factor.B,
+                     join=Join.MAX, b=0, b_source=SourceB.L, **to_x(0))
+            half = tokens // 2
+            while half:
+                self._larger(half * n, 0, half * words)
+                half //= 2
+            if len(parts) > 1 and first > 0:
+                self._larger(n, scales, 0)
+            elif len(parts) > 1:
+                b.vector(len=n, a=0, **to_x(scales))
+        largest = scales if len(parts) > 1 else 0
+        b.vector(len=n, a=largest, **of_scale, function=Function.RECIP, **to_x(inverse))
+        b.vector(len=n, a=largest, **of_scale, destination=Destination.S, dst=0)
+        b.vector(len=n, a=largest, **of_scale, **to_x(scales))
+        b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=SCALE_BYTES)
+        b.store(self._in_head("channels", 4 * n, T2), 0, n, "channels")
+        b.store(self._in_head("channels"), 0, reg(IF_FIRST), "channels")
+        b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=TILE_BYTES)
+        for first in parts:
+            if len(parts) > 1:
+                self._load_keys(first)
+            self._codes(f"seal tile {first}", inverse)
+        b.load(self._in_head("channels"), 0, n, region="channels")
+        b.vector(len=n, a=scales, addend=Factor.B, b=0, b_source=SourceB.L, join=Join.MAX, destination=Destination.S,
+                 dst=0)
+        b.store(self._in_head("channels"), 0, n, "channels")
+
+    def _load_keys(self, first: int) -> None:
+        """The keys of `seal_tokens` tokens into bank L."""
+        n = self.c.head_dim
+        self.b.load(self._in_head("staged", 4 * n * first), 0, self.places.seal_tokens * n)
+
+    def _larger(self, length: int, a: int, b: int) -> None:
+        """The larger of two vectors in bank X, element by element, in place of the first."""
+        self.b.vector(len=length, a=a, addend=Factor.B, b=b, b_source=SourceB.X, join=Join.MAX, **to_x(a))
+
+    def _codes(self, name: str, inverse: int) -> None:
+        """Integers of the keys in bank L, to the tiles from T2 on, which moves on behind them."""
+        b, a, image, n = self.b, self.config.array, self.image, self.c.head_dim
+        bits, v = image.sizes.kv.bits, self.lanes
+        step = a.cols * a.lanes // v  # words in bank S
+        places = min(2, self.config.memory.store_floats // v // step)
+        b.set(T1, 0)
+        with b.loop(name, TILE, TILES):
+            for s in range(image.sealed.steps):
+                place, parts = s % places * step, {"S": f"step{s % places}"}
+                b.vector(len=min(a.lanes, n - s * a.lanes), pad=a.lanes, outer=a.cols - 1, a=inverse + s * a.lanes // v,
+                         multiply=Factor.B, b=reg(T1, s * a.lanes // v), b_source=SourceB.L, b_stride=n // v,
+                         function=Function.INT, bits=INT_BITS[bits], destination=Destination.S, dst=place,
+                         dst_stride=a.lanes // v, parts=parts)
+                b.store(self._in_head("sealed", s * image.sealed.step_bytes, T2), place, a.cols, "sealed", parts=parts,
+                        mode=StoreMode.PACKED, bits=bits, piece=a.lanes, run_stride=a.lanes * bits // 8)
+            b.set(T1, a.cols * n // v, T1)
+            b.set(T2, image.sealed.tile_bytes, T2)
