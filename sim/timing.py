@@ -82,6 +82,7 @@ class Timer:
         self.model, self.config, self.context, self.batch = model, config, context, batch
         self.compiler = TransformerCompiler(model, config, context=context, keep_logits=False, batch=batch)
         self.program = self.compiler.compile()
+        self.group = self.compiler.image.sizes.group
 
     def decode(self, context: int) -> Step:
         """The step that makes a token (of a batch, one each) with `context` tokens to look at, its own included."""
@@ -90,9 +91,10 @@ class Timer:
         return self._step((context, context, context - 1, NO_END), self.batch)
 
     def prefill(self, position: int, tokens: int = 0, *, last: bool = False) -> Step:
-        """A step of a prompt: `array.rows` tokens from `position` on; the last step may have fewer, and makes the first
-        generated token. Of a batch, a step takes one token of each prompt."""
-        rows = self.rows
+        """A step of a prompt: `array.rows` tokens from `position` on, or those that are left of a group of keys to be
+        sealed; the last step may have fewer, and makes the first generated token. Of a batch, a step takes one token
+        of each prompt."""
+        rows = self.tokens(position)
         tokens = tokens or rows
         if not 1 <= tokens <= rows or (tokens < rows and not last) or not 0 <= position <= self.context - tokens:
             raise CompileError(f"{tokens} tokens from {position}: a step takes {rows}, the program is for "
@@ -104,6 +106,14 @@ class Timer:
     def rows(self) -> int:
         """Tokens of a prompt in a step."""
         return self.config.array.rows if self.batch == 1 else 1
+
+    def tokens(self, position: int) -> int:
+        """Tokens of a prompt in the step that begins at a position."""
+        return min(self.rows, self.group - position % self.group) if self.group else self.rows
+
+    def seals(self, position: int) -> bool:
+        """Whether a step that begins there seals a group of keys first."""
+        return self.group > 0 and position > 0 and position % self.group == 0
 
     def _step(self, arguments: tuple[int, ...], tokens: int) -> Step:
         """One step of the program, from the fetch of its first instruction on."""
@@ -121,23 +131,30 @@ class Timer:
         return float(row_steps * interval / self.config.array.rows / span)
 
     def request(self, prefill: int, decode: int, *, samples: int = 4) -> Request:
-        """A prompt and its continuation. Steps are simulated at `samples` positions of each and interpolated."""
+        """A prompt and its continuation. Steps are simulated at `samples` positions of each and interpolated; those
+        that seal a group of keys, and those of a prompt with fewer tokens, among themselves."""
         if prefill < 1 or prefill + decode > self.context:
             raise CompileError(f"{prefill} + {decode} tokens: a prompt has at least one, and the program is for "
                                f"{self.context}")
-        rows = self.rows
         simulated: list[Step] = []
 
-        def total(positions: np.ndarray, step: Callable[[int], Step]) -> float:
-            if not len(positions):
-                return 0.0
+        def total(begins: list[int], step: Callable[[int], Step], *, prompt: bool = False) -> float:
+            alike: dict[tuple[int, bool], list[int]] = {}
+            for position in begins:
+                key = self.tokens(position) if prompt else 1, self.seals(position)
+                alike.setdefault(key, []).append(position)
+            return sum(interpolated(np.array(positions), step) for positions in alike.values())
+
+        def interpolated(positions: np.ndarray, step: Callable[[int], Step]) -> float:
             at = np.unique(positions[np.linspace(0, len(positions) - 1, samples).astype(int)])
             steps = [step(int(p)) for p in at]
             simulated.extend(steps)
             return float(np.interp(positions, at, [s.cycles for s in steps]).sum())
 
-        starts = np.arange(0, prefill, rows)
-        first = total(starts[:-1], self.prefill)
+        starts = [0]
+        while starts[-1] + self.tokens(starts[-1]) < prefill:
+            starts.append(starts[-1] + self.tokens(starts[-1]))
+        first = total(starts[:-1], self.prefill, prompt=True)
         first += total(starts[-1:], lambda p: self.prefill(p, prefill - p, last=True))
-        rest = total(np.arange(prefill + 1, prefill + decode), self.decode)
+        rest = total(list(range(prefill, prefill + decode - 1)), lambda p: self.decode(p + 1))
         return Request(prefill, decode, first, rest, simulated)

@@ -72,7 +72,7 @@ class Case:
     dram : dict
         Fields of `DramConfig`.
     model : dict
-        Shape of a random transformer (fields of `ModelConfig`), ``prompt`` and ``tokens``; empty for a program.
+        Shape of a random transformer (fields of `ModelConfig`), ``prompt``, ``tokens`` and ``kv``; empty for a program.
     """
 
     hardware: str
@@ -146,18 +146,21 @@ def random_case(hardware: str, seed: int) -> Case:
 
 
 def random_transformer(rng: random.Random, config: Config) -> dict[str, Any]:
-    """Shape, prompt and tokens of a small transformer that suits the hardware."""
+    """Shape, prompt, tokens and cache of a small transformer that suits the hardware. With a cache below 8 bits, a
+    group of keys has as many tokens as the array has columns, and the prompt often several groups."""
     kv_heads = rng.randint(1, 2)
     step = max(config.array.lanes, config.array.cols, 2 * config.vector.lanes)
-    return {"layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4), "heads": kv_heads * rng.randint(1, 2),
-            "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2), "ffn": 16 * rng.randint(1, 6),
-            "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5, "prompt": rng.randint(1, 6),
+    kv = rng.choice(["int8", *(name for name in ("int4", "int2") if name in config.array.weights)])
+    longest = 6 if kv == "int8" else 3 * config.array.cols
+    return {"kv": kv, "layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4),
+            "heads": kv_heads * rng.randint(1, 2), "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2), "ffn": 16 * rng.randint(1, 6),
+            "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5, "prompt": rng.randint(1, longest),
             "tokens": rng.randint(1, 3)}
 
 
 def transformer(case: Case) -> tuple[Model, list[int], int]:
     """The model of a case with random weights, a random prompt, and the number of tokens to generate."""
-    shape = dict(case.model)
+    shape = {key: value for key, value in case.model.items() if key != "kv"}
     prompt, tokens = shape.pop("prompt"), shape.pop("tokens")
     c = ModelConfig(name="random", context=prompt + tokens, norm_eps=1e-5, rope_theta=1e4, **shape)
     rng = np.random.default_rng(case.seed)
@@ -178,7 +181,8 @@ def random_dram(rng: random.Random) -> dict[str, Any]:
 
 def _compile(case: Case) -> Generator:
     model, prompt, tokens = transformer(case)
-    types = replace(case.config.types, weights="int8", group_size=0, acts=8, kv="int8")
+    types = replace(case.config.types, weights="int8", group_size=0, acts=8, kv=case.model.get("kv", "int8"),
+                    kv_group=case.config.array.cols)
     return Generator(model, compile_model(model, replace(case.config, types=types)), prompt, tokens)
 
 

@@ -60,14 +60,17 @@ def test_a_batch_streams_weights_once_and_every_cache():
     assert request.prefill_cycles + request.decode_cycles == pytest.approx(whole, rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "ddr4-2400"])
-def test_a_request_is_the_sum_of_its_steps(kind):
-    config = load_config("bitmod", [f"dram.kind={kind}"])
+@pytest.mark.parametrize(("overrides", "tokens"), [
+    (["dram.kind=fixed"], [4, 4, 4, 4, 1, 1, 1, 1, 1]), (["dram.kind=ddr4-2400"], [4, 4, 4, 4, 1, 1, 1, 1, 1]),
+    # Besides, of a prompt in groups of 32: a step of 2 tokens; of prompt and text, steps that seal a group.
+    (["types.kv=int4", "array.rows=3"], [3, 3, 3, 3, 2, 3, 2, 1, 1, 1, 1, 1, 1])], ids=lambda v: str(v[0]))
+def test_a_request_is_the_sum_of_its_steps(overrides, tokens):
+    config = load_config("bitmod", overrides)
     timer = Timer(load_shape("austen"), config, context=130)
     request = timer.request(61, 64)
     whole = cycles.run(timer.program, config, (61, 61 + 63, 0, -1)).cycles  # also boots
     assert request.prefill_cycles + request.decode_cycles == pytest.approx(whole, rel=0.01)
-    assert [s.tokens for s in request.simulated] == [4, 4, 4, 4, 1, 1, 1, 1, 1]
+    assert [s.tokens for s in request.simulated] == tokens
 
 
 @pytest.mark.parametrize(("config", "model", "share"), [
