@@ -153,9 +153,9 @@ def random_transformer(rng: random.Random, config: Config) -> dict[str, Any]:
     kv = rng.choice(["int8", *(name for name in ("int4", "int2") if name in config.array.weights)])
     longest = 6 if kv == "int8" else 3 * config.array.cols
     return {"kv": kv, "layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4),
-            "heads": kv_heads * rng.randint(1, 2), "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2), "ffn": 16 * rng.randint(1, 6),
-            "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5, "prompt": rng.randint(1, longest),
-            "tokens": rng.randint(1, 3)}
+            "heads": kv_heads * rng.randint(1, 2), "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2),
+            "ffn": 16 * rng.randint(1, 6), "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5,
+            "prompt": rng.randint(1, longest), "tokens": rng.randint(1, 3)}
 
 
 def transformer(case: Case) -> tuple[Model, list[int], int]:
