@@ -220,7 +220,7 @@ class _Keys:
         self.codes, self.scale = _codes(k, max(bits, 8))
         if self.sealed:
             n = (len(k) - 1) // group
-            groups = k[: n * group].reshape(n, group, -1)
+            groups = k[: n * group].reshape(n, group, k.shape[1])
             self.channels = ref.mul(np.abs(groups).max(1), F(1.0 / act_max(bits)))
             codes = ref.float_to_int(ref.mul(groups, ref.recip(self.channels)[:, None]), bits)
             self.sealed_codes = codes.astype(np.float64)

@@ -150,3 +150,11 @@ def test_messages():
         compile_model(random_model(replace(LLAMA, context=4096, head_dim=256)), on(INT4, *LARGE), context=4096)
     with pytest.raises(CompileError, match="does not decode 'int2'"):
         compile_model(model, on(replace(INT2, acts=8), name="ulx3s"), context=64)
+
+
+@pytest.mark.parametrize(("context", "prompt"), [(64, 5), (64, 13), (16, 9)])
+def test_a_text_shorter_than_a_group(context, prompt):
+    """Whether the program could seal groups or not."""
+    model = random_model(replace(LLAMA, context=context))
+    run = generated(model, on(INT4), prompt, 3)
+    assert same(whole(model, INT4, run), run.logits)
