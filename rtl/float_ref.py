@@ -153,59 +153,68 @@ def special_tables() -> np.ndarray:
     return table
 
 
+@lru_cache(maxsize=3)
+def _coefficients(function: int) -> tuple[np.ndarray, ...]:
+    """c0, c1, c2 of every segment, each int32 (c2 * r stays below 2^31, c1 * r does not)."""
+    table = special_tables()[function]
+    assert np.abs(table[:, 2]).max() < 1 << 14
+    return tuple(np.ascontiguousarray(column, np.int32) for column in table.T)
+
+
 def _evaluate(function: int, segment: np.ndarray, r: np.ndarray) -> np.ndarray:
-    c0, c1, c2 = np.moveaxis(special_tables()[function][segment], -1, 0)
-    y = c0 + (((c1 + ((c2 * r) >> FRACTION)) * r) >> FRACTION)
+    """int32 significands, for int32 segments and positions."""
+    c0, c1, c2 = (column.take(segment) for column in _coefficients(function))
+    slope = c1 + ((c2 * r) >> FRACTION)
+    y = c0 + ((slope.astype(np.int64) * r) >> FRACTION).astype(np.int32)
     return np.maximum(y, 1 << 23)  # rounding may fall short of the smallest significand by one
 
 
 def _compose(sign: np.ndarray, exponent: np.ndarray, significand: np.ndarray) -> np.ndarray:
-    """Float bits from a significand in 2^23 .. 2^24 (2^24 counts as 2.0) and the exponent of 2^23."""
-    carry = significand >> 24
-    exponent = exponent + carry
-    bits = (sign << 31) | (exponent << 23) | np.where(carry, 0, significand & 0x7FFFFF)
-    bits = np.where(exponent <= 0, sign << 31, bits)
-    return np.where(exponent >= 255, (sign << 31) | 0x7F800000, bits)
+    """Float bits, int32, from a significand in 2^23 .. 2^24 (2^24 counts as 2.0) and the exponent of 2^23. `sign` is
+    the sign bit in its place."""
+    # A significand of 2^24 makes the exponent one more and the mantissa zero by itself.
+    bits = (exponent << 23) + (significand - (1 << 23))
+    top = exponent + (significand >> 24)
+    bits = np.where(top <= 0, 0, np.where(top >= 255, 0x7F800000, bits))
+    return bits | sign
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, ...]:
-    bits = to_bits(flush(x)).astype(np.int64)
-    return bits, bits >> 31, bits >> 23 & 255, bits & 0x7FFFFF
+    """int32: the sign bit in its place, the exponent, the mantissa."""
+    bits = flush(x).view(np.int32)
+    return bits & np.int32(-1 << 31), bits >> 23 & 255, bits & 0x7FFFFF
 
 
 def exp2(x: np.ndarray) -> np.ndarray:
     """2^x. The argument is cut to 23 fraction bits towards zero."""
-    bits, sign, exponent, mantissa = _split(x)
-    e = np.clip(exponent - 127, -25, 7)
-    significand = np.where(exponent > 0, mantissa | 1 << 23, 0)
-    magnitude = np.where(e >= 0, significand << np.maximum(e, 0), significand >> np.maximum(-e, 0))
-    fixed = np.where(sign, -magnitude, magnitude)
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore"):  # NaN comes last
+        # 2^23 times the argument is exact in double precision, and the conversion cuts towards zero.
+        fixed = (np.clip(x, -160, 160).astype(np.float64) * 2.0**23).astype(np.int32)
     whole, fraction = fixed >> 23, fixed & 0x7FFFFF
     y = _evaluate(EXP2, fraction >> FRACTION, fraction & 0xFFFF)
-    result = _compose(np.zeros_like(sign), whole + 127, y)
-    huge = exponent >= 127 + 7
-    result = np.where(huge & (sign == 0), 0x7F800000, np.where(huge, 0, result))
-    return from_bits(np.where(np.isnan(x), NAN_BITS, result).astype(np.uint32))
+    result = from_bits(_compose(np.int32(0), whole + 127, y).view(np.uint32))
+    return np.where(np.isnan(x), from_bits(NAN_BITS), result)
 
 
 def recip(x: np.ndarray) -> np.ndarray:
     """1/x; 0 for zeros."""
-    bits, sign, exponent, mantissa = _split(x)
+    sign, exponent, mantissa = _split(x)
     y = _evaluate(RECIP, mantissa >> FRACTION, mantissa & 0xFFFF)
     result = _compose(sign, 253 - exponent, y)
-    result = np.where((exponent == 0) | (exponent == 255), sign << 31, result)
-    result = np.where(exponent == 0, 0, result)
-    return from_bits(np.where(np.isnan(x), NAN_BITS, result).astype(np.uint32))
+    result = np.where(exponent == 255, sign, result)
+    result = from_bits(np.where(exponent == 0, 0, result).view(np.uint32))
+    return np.where(np.isnan(x), from_bits(NAN_BITS), result)
 
 
 def rsqrt(x: np.ndarray) -> np.ndarray:
     """1/sqrt(x); 0 for zeros, NaN for negative numbers."""
-    bits, sign, exponent, mantissa = _split(x)
+    sign, exponent, mantissa = _split(x)
     odd = (exponent & 1) ^ 1  # the unbiased exponent is odd: argument in [2, 4)
     segment = (odd << 6) | mantissa >> 17
     r = mantissa >> 1 & 0xFFFF
     y = _evaluate(RSQRT, segment, r)
-    result = _compose(np.zeros_like(sign), 126 - ((exponent - 127 - odd) >> 1), y)
-    result = np.where((exponent == 0) | (exponent == 255), 0, result)
-    bad = np.isnan(x) | ((sign == 1) & (exponent > 0))
-    return from_bits(np.where(bad, NAN_BITS, result).astype(np.uint32))
+    result = _compose(np.int32(0), 126 - ((exponent - 127 - odd) >> 1), y)
+    result = from_bits(np.where((exponent == 0) | (exponent == 255), 0, result).view(np.uint32))
+    bad = np.isnan(x) | ((sign != 0) & (exponent > 0))
+    return np.where(bad, from_bits(NAN_BITS), result)

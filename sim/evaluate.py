@@ -17,6 +17,7 @@ from wordline.sim.reference import float_logits
 
 BLOCK = 16  # tokens resampled together
 SAMPLES = 2000
+_ROWS = 4  # positions compared at once: their logits stay in the processor's cache
 LEVEL = 0.95
 
 
@@ -50,9 +51,15 @@ class Tokens:
     @classmethod
     def compare(cls, source: np.ndarray, ours: np.ndarray, ids: np.ndarray) -> "Tokens":
         """From two sets of logits [T, vocab] on one window; its first token is not predicted."""
-        p, q = log_probabilities(source[:-1]), log_probabilities(ours[:-1])
-        at = np.arange(len(ids) - 1), ids[1:]
-        return cls(-p[at], -q[at], (np.exp(p) * (p - q)).sum(1), (p.argmax(1) == q.argmax(1)).astype(np.float64))
+        parts = []
+        for i in range(0, len(ids) - 1, _ROWS):
+            next_ids = ids[i + 1 : i + 1 + _ROWS]
+            at = np.arange(len(next_ids)), next_ids
+            p, q = log_probabilities(source[: len(ids) - 1][i : i + _ROWS]), log_probabilities(
+                ours[: len(ids) - 1][i : i + _ROWS])
+            agree = (p.argmax(1) == q.argmax(1)).astype(np.float64)
+            parts.append(cls(-p[at], -q[at], (np.exp(p) * (p - q)).sum(1), agree))
+        return cls.join(parts)
 
     @classmethod
     def join(cls, parts: list["Tokens"]) -> "Tokens":

@@ -1,6 +1,7 @@
 """The float model: every architecture of `ModelConfig`, unquantised, in double precision."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,13 +33,15 @@ def rope_angles(c: ModelConfig, layer: int, n: int) -> np.ndarray:
 class _Reference:
     """One sequence of `n` tokens through one model."""
 
-    def __init__(self, model: Model, n: int):
-        self.model, self.c, self.n = model, model.config, n
+    def __init__(self, model: Model, n: int, observe: Callable[[str, np.ndarray], None] | None = None):
+        self.model, self.c, self.n, self.observe = model, model.config, n, observe
 
     def tensor(self, name: str) -> np.ndarray:
         return self.model.tensors[name].astype(np.float64)
 
     def linear(self, x: np.ndarray, name: str) -> np.ndarray:
+        if self.observe is not None:
+            self.observe(name, x)
         y = x @ self.tensor(f"{name}.weight").T
         return y + self.tensor(f"{name}.bias") if f"{name}.bias" in self.model.tensors else y
 
@@ -101,16 +104,19 @@ class _Reference:
         return x + (self.norm(y, f"{at}post_feedforward_layernorm") if c.post_norms else y)
 
 
-def float_logits(model: Model, ids: np.ndarray) -> np.ndarray:
-    """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]."""
+def float_logits(model: Model, ids: np.ndarray, *, observe: Callable[[str, np.ndarray], None] | None = None,
+                 head: bool = True) -> np.ndarray:
+    """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]. `observe` is told the inputs
+    [T, K] of every matrix by its tensor's name; without `head`, what comes out is the last norm's."""
     c, n = model.config, len(ids)
     if c.sliding_window and n > c.sliding_window:
         raise ValueError(f"{c.name}: {n} tokens are above its sliding_window = {c.sliding_window}, which is not "
                          "supported")
-    reference = _Reference(model, n)
+    reference = _Reference(model, n, observe)
     x = model.embedding[ids].astype(np.float64) * c.embedding_scale
     if c.positions == "learned":
         x = x + reference.tensor("model.embed_positions.weight")[c.position_offset : c.position_offset + n]
     for i in range(c.layers):
         x = reference.layer(x, i)
-    return reference.norm(x, "model.norm") @ model.head.T.astype(np.float64)
+    x = reference.norm(x, "model.norm")
+    return x @ model.head.T.astype(np.float64) if head else x
