@@ -11,8 +11,10 @@ from rich.table import Table
 
 from wordline.cli.common import JsonOption, ModelArgument, console, one_line_errors
 from wordline.compiler.model import ModelError, load_model
+from wordline.compiler.quantizers import parse
 from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.sim.accuracy import Evaluation, Result, Setting, Store
+from wordline.sim.calibrate import TOKENS, Prepare
 from wordline.sim.evaluate import LEVEL, Interval, difference
 from wordline.sim.texts import DOMAINS, read_text
 
@@ -117,18 +119,19 @@ def evaluate(
       wordline eval smollm2 --dtypes int3,FP3 --quantizer awq --quantizer awq,gptq --json
     """
     with one_line_errors():
-        chosen = [tuple(part.strip() for part in q.split(",") if part.strip()) for q in quantizer or []]
+        chosen = [parse(names) for names in quantizer or []]
         wanted = settings(_types(dtypes, "--dtypes"), _numbers(acts, "--acts", (16, 8, 4)),
                           _numbers(kv, "--kv", (16, 8, 4, 2)), chosen,
                           head=_types(head, "--head")[0] if head else "", group_size=group_size)
         texts = [read_text(path) for path in text] if text else [make() for make in DOMAINS.values()]
         llm = load_model(model)
         store = Store(out or Path("results") / "eval" / f"{Path(model).stem}.jsonl")
-        evaluation = Evaluation(llm, texts, tokens=tokens, window=window, store=store)
         results = []
         with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                       console=console, transient=True) as bar:
             task = bar.add_task("starting", total=None)
+            prepare = Prepare(texts, TOKENS, lambda what: bar.update(task, description=what))
+            evaluation = Evaluation(llm, texts, tokens=tokens, window=window, store=store, prepare=prepare)
             try:
                 for result in evaluation.run(wanted, lambda what, done, total: bar.update(
                         task, description=what, completed=done, total=total)):

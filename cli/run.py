@@ -19,13 +19,16 @@ from wordline.cli.common import (
     say,
 )
 from wordline.compiler.model import Model, load_model
+from wordline.compiler.quantizers import parse
 from wordline.compiler.transformer import compile_model
 from wordline.rtl import verilog
 from wordline.rtl.config import Config, load_config
+from wordline.sim.calibrate import TOKENS, Prepare
 from wordline.sim.evaluate import held_out_accuracy
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import NO_END, Generation, Generator, compare
 from wordline.sim.rtl import RtlMachine
+from wordline.sim.texts import DOMAINS
 
 Backend = Literal["functional", "rtl"]
 
@@ -46,9 +49,9 @@ def _rtl(generator: Generator, config: Config, stream: TextStream, *, stalls: fl
     return result, time.time() - start
 
 
-def _accuracy_line(model: Model, config: Config) -> tuple[str, dict]:
+def _accuracy_line(model: Model, config: Config, source: Model) -> tuple[str, dict]:
     say("measuring accuracy on the held-out text")
-    a = held_out_accuracy(model, config.types)
+    a = held_out_accuracy(model, config.types, source=source)
     t = config.types
     line = (f"held-out perplexity per token ({a.tokens} tokens): float {a.float_perplexity:.3f}, "
             f"{t.weights}/{t.head_weights} W, A{t.acts}, KV {t.kv}: {a.hardware_perplexity:.3f} "
@@ -67,6 +70,8 @@ def run(
     set_: SetOption = None,
     context: Annotated[int, typer.Option(
         help="Longest sequence; 0: what this run needs, at least 256, at most what the model was trained for.")] = 0,
+    quantizer: Annotated[str, typer.Option(
+        help="On top of rounding: smooth, awq, clip, gptq, or several, such as awq,gptq.")] = "",
     stop: Annotated[bool, typer.Option(help="End at the model's end token.")] = False,
     stalls: Annotated[float, typer.Option(min=0, max=0.95, help="Probability that a bus channel hesitates.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the stalls.")] = 0,
@@ -89,6 +94,11 @@ def run(
         cfg = load_config(config, set_ or [])
         llm = load_model(model)
         ids = llm.tokenizer.encode(prompt).ids
+        source = llm
+        if quantizer:
+            say(f"calibrating {llm.config.name} for {quantizer}")
+            prepare = Prepare([make() for make in DOMAINS.values()], TOKENS, lambda what: None)
+            llm = prepare(llm, parse(quantizer), cfg.types)
         say(f"compiling {llm.config.name}")
         start = time.time()
         program = compile_model(llm, cfg, context=context or min(llm.config.context, max(len(ids) + tokens, 256)))
@@ -122,7 +132,7 @@ def run(
         report |= {"tokens": [int(t) for t in final.tokens], "prompt_tokens": final.prompt,
                    "text": llm.tokenizer.decode([int(t) for t in final.tokens])}
         if accuracy and (llm.folder / "heldout.txt").is_file():
-            line, report["accuracy"] = _accuracy_line(llm, cfg)
+            line, report["accuracy"] = _accuracy_line(llm, cfg, source)
             console.print(line)
         differing = None
         if compare_backends:
@@ -164,7 +174,7 @@ def demo(
         assert rtl.result is not None
         functional = _functional(generator, cfg, TextStream(llm.tokenizer, quiet=True))
         difference = compare(rtl, functional)
-        console.print(_accuracy_line(llm, cfg)[0])
+        console.print(_accuracy_line(llm, cfg, llm)[0])
         cycles = rtl.result.cycles
         positions = len(rtl.tokens) - 1
         print(f"\nThe text above came out of the Verilated RTL: {cycles} cycles, {cycles // positions} cycles per "

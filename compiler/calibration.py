@@ -81,7 +81,7 @@ class Work:
 
     def __init__(self, model: Model, dtype: WeightType, group_size: int, acts: int, calibration: Calibration):
         self.model, self.c = model, model.config
-        self.dtype, self.group_size, self.acts = dtype, group_size, acts
+        self.dtype, self.group_size, self.acts = dtype, dtype.group(group_size), acts
         self.tensors = Changed(model.tensors)
         self.inputs = dict(calibration)
         self.quantised: dict[str, QuantTensor] = {}

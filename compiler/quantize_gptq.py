@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wordline.compiler.calibration import Inputs, Work
-from wordline.pe.datatypes import AuxKind
+from wordline.pe.datatypes import AuxKind, scale_values, selects
 from wordline.pe.quantize import QuantTensor, quantize
 
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal
@@ -24,11 +24,11 @@ def _round(ratio: np.ndarray, q: QuantTensor, aux: np.ndarray) -> tuple[np.ndarr
         codes = np.clip(np.rint(ratio) + aux, -offset, offset - 1)
         return codes - aux, codes.astype(np.int64) & ((1 << dtype.bits) - 1)
     values, codes = np.zeros(len(ratio)), np.zeros(len(ratio), np.int64)
-    for select in range(4 if dtype.aux is AuxKind.SELECT else 1):
+    for select in range(selects(dtype.kind) if dtype.aux is not AuxKind.NONE else 1):
+        chosen = np.flatnonzero(aux == select)
         book, numbers = dtype.codebook(select)
-        index = np.searchsorted((book[1:] + book[:-1]) / 2.0, ratio)
-        chosen = aux == select if dtype.aux is AuxKind.SELECT else slice(None)
-        values[chosen], codes[chosen] = book[index][chosen], numbers[index][chosen]
+        index = np.searchsorted((book[1:] + book[:-1]) / 2.0, ratio[chosen])
+        values[chosen], codes[chosen] = book[index], numbers[index]
     return values, codes
 
 
@@ -42,7 +42,7 @@ def compensated(weights: np.ndarray, q: QuantTensor, inputs: Inputs) -> QuantTen
     left = weights.astype(np.float64)
     codes = np.empty((n, k), np.uint8)
     aux = np.zeros(q.scales.shape) if q.aux is None else q.aux.astype(np.float64)
-    step = q.scales * q.channel_scale.astype(np.float64)[:, None]
+    step = scale_values(q.scales, q.dtype.float_scales) * q.channel_scale.astype(np.float64)[:, None]
     for start in range(0, k, _BLOCK):
         end = min(start + _BLOCK, k)
         block, errors = left[:, start:end].copy(), np.empty((n, end - start))

@@ -40,7 +40,7 @@ class Setting:
         Bits of keys and values. The hardware has 8, 4 and 2; below 8, keys have a scale per channel of a group of
         `TypesConfig.kv_group` tokens instead of one per token.
     quantizers : tuple[str, ...]
-        What comes on top of rounding, in this order (`wordline.sim.quantizers`).
+        What comes on top of rounding, in this order (`wordline.compiler.quantizers`).
     """
 
     weights: str
@@ -59,7 +59,7 @@ class Setting:
 def weight_bits(dtype: WeightType, shape: tuple[int, int], group_size: int) -> float:
     """Bits of a matrix [N, K]: codes, 8-bit group scales, zero points or selects, and a float32 per row."""
     n, k = shape
-    groups = -(-k // (group_size or k))
+    groups = -(-k // (dtype.group(group_size) or k))
     code = 8 / 5 if dtype.trits else dtype.bits
     return n * (k * code + groups * (8 + AUX_BITS[dtype.aux]) + 32)
 
@@ -176,18 +176,17 @@ class Evaluation:
     Parameters
     ----------
     prepare : callable
-        Makes of a model and a setting the model that is rounded: what quantisers change.
+        Applies quantisers, as `sim.calibrate.Prepare`.
     """
 
     def __init__(self, model: Model, texts: list[Text], *, tokens: int, window: int, store: Store,
-                 prepare: Callable[[Model, Setting], Model] = lambda model, setting: model):
+                 prepare: Callable[[Model, tuple[str, ...], TypesConfig], Model] | None = None):
         self.model, self.store, self.prepare = model, store, prepare
         self.windows = windows(model, texts, tokens, window)
         self.context = window
         self._source: dict[int, np.ndarray] = {}
         self._print = fingerprint(model)
         self._hardware: HardwareModel | None = None
-        self._prepared = Setting(""), model
 
     def _key(self, setting: Setting, w: Window) -> str:
         what = repr((VERSION, self._print, setting, w.ids.tolist()))
@@ -225,10 +224,10 @@ class Evaluation:
             yield Result(setting, cost(self.model, setting, self.context), joined)
 
     def _rounded(self, setting: Setting) -> HardwareModel:
-        if setting.quantizers != self._prepared[0].quantizers or setting.weights != self._prepared[0].weights:
-            self._prepared = setting, self.prepare(self.model, setting)
-        model = self._prepared[1]
         types = TypesConfig(weights=setting.weights, head=setting.head, group_size=setting.group_size,
                             acts=setting.acts)
+        model = self.model
+        if setting.quantizers and self.prepare is not None:
+            model = self.prepare(model, setting.quantizers, types)
         self._hardware = HardwareModel(model, types, kv_bits=setting.kv, like=self._hardware)
         return self._hardware

@@ -4,11 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from wordline.compiler import quantizers
 from wordline.compiler.calibration import Calibration, Inputs
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model, ModelError
+from wordline.rtl.config import TypesConfig
 from wordline.sim.reference import float_logits
 from wordline.sim.texts import Text
+
+TOKENS = 512  # of each text
+_WINDOW = 256
 
 
 def calibration_windows(model: Model, texts: list[Text], tokens: int, window: int) -> list[np.ndarray]:
@@ -26,6 +31,34 @@ def calibration_windows(model: Model, texts: list[Text], tokens: int, window: in
             raise ModelError(f"text {text.name!r} is too short to calibrate on")
         found += [ids[i : i + window] for i in range(0, len(ids), window)]
     return found
+
+
+class Prepare:
+    """Applies quantisers, calibrated on the calibration parts of some texts once the first of them is wanted.
+
+    Parameters
+    ----------
+    tokens : int
+        Of each text.
+    progress : callable
+        Told what is being done.
+    """
+
+    def __init__(self, texts: list[Text], tokens: int, progress: Callable[[str], None]):
+        self.texts, self.tokens, self.progress = texts, tokens, progress
+        self._calibration: Calibration | None = None
+
+    def __call__(self, model: Model, names: tuple[str, ...], types: TypesConfig) -> Model:
+        """The model prepared for `types`; itself without quantisers."""
+        if not names:
+            return model
+        if self._calibration is None:
+            limit = min(_WINDOW, model.config.sliding_window or model.config.context)
+            windows = calibration_windows(model, self.texts, self.tokens, limit)
+            self._calibration = calibrate(model, windows, lambda what, done, total: self.progress(
+                f"{what}, window {done} of {total}"))
+        return quantizers.apply(model, names, weights=types.weights, group_size=types.group_size, acts=types.acts,
+                                calibration=self._calibration, progress=self.progress)
 
 
 def calibrate(model: Model, windows: list[np.ndarray],

@@ -140,14 +140,16 @@ class Accuracy:
         return self.hardware_perplexity / self.float_perplexity
 
 
-def held_out_accuracy(model: Model, types: TypesConfig, *, windows: int = 4, window: int = 0) -> Accuracy:
-    """Perplexity on the first `windows` windows of the model's ``heldout.txt``."""
+def held_out_accuracy(model: Model, types: TypesConfig, *, windows: int = 4, window: int = 0,
+                      source: Model | None = None) -> Accuracy:
+    """Perplexity on the first `windows` windows of the model's ``heldout.txt``, against that of `source`, the model
+    before quantisers changed it."""
     ids = np.array(model.tokenizer.encode((model.folder / "heldout.txt").read_text()).ids)
     window = window or model.config.context
     hardware = HardwareModel(model, types)
     parts = []
     for start in range(0, min(windows * window, len(ids) - window + 1), window):
         part = ids[start : start + window]
-        parts.append(Tokens.compare(float_logits(model, part), hardware.logits(part), part))
+        parts.append(Tokens.compare(float_logits(source or model, part), hardware.logits(part), part))
     t = Tokens.join(parts)
     return Accuracy(len(t), float(np.exp(t.source_nats.mean())), float(np.exp(t.nats.mean())), float(t.agree.mean()))

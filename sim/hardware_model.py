@@ -100,7 +100,7 @@ class HardwareModel:
         else:
             self.layers = [{name: linear(i, name, parts) for name, parts in matrices(c).items()}
                            for i in range(c.layers)]
-        if like is not None and like.types.head_weights == types.head_weights and not model.quantised:
+        if like is not None and like.types.head_weights == types.head_weights and "output head" not in model.quantised:
             self.head = like.head
         else:
             self.head = _Linear(quantised(model, "output head", [model.head_name], types.head_weights,
