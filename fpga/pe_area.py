@@ -173,7 +173,7 @@ def records(rows: list[Row], yardstick: Row | None, clock_ns: float | None) -> l
 
 
 def write(folder: Path, tree: dict) -> list[Path]:
-    """``area.json`` with everything and ``area.csv`` with a line a point."""
+    """``area.json`` with everything, ``area.csv`` with a line a point, ``area.md`` with tables."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "area.json").write_text(json.dumps(tree, indent=2) + "\n")
     lines = [{k: v for k, v in record.items() if k != "parts"} for record in tree["points"]]
@@ -181,4 +181,30 @@ def write(folder: Path, tree: dict) -> list[Path]:
         writer = csv.DictWriter(file, lines[0].keys())
         writer.writeheader()
         writer.writerows(lines)
-    return [folder / "area.json", folder / "area.csv"]
+    (folder / "area.md").write_text(markdown(tree))
+    return [folder / "area.json", folder / "area.csv", folder / "area.md"]
+
+
+def markdown(tree: dict) -> str:
+    """The points and the studies as tables in Markdown."""
+    nand2, points = tree["nand2_um2"], tree["points"]
+    rows = []
+    for p in points:
+        gates_ = [f"{p['alone'] / nand2:.0f}", f"{p['path_ns']:.1f}"] if nand2 else []
+        ratios = ["" if p[key] is None else f"{p[key]:.2f}" for key in ("alone_ratio", "whole_ratio")]
+        rows.append([f"{p['family']} {p['weights']} x {p['acts']}", p["unit"], f"{p['macs_per_cycle']:.3g}",
+                     f"{p['alone']:.0f}", *gates_, f"{p['alone_per_mac']:.0f}", f"{p['whole_per_mac']:.0f}", *ratios])
+    header = ["PE", "unit", "products a cycle", points[0]["size"], *(["NAND2", "path ns"] if nand2 else []),
+              "alone", "whole", "ratio alone", "ratio whole"]
+    text = [_table(header, rows)]
+    for study in tree["studies"]:
+        cells = [[v if isinstance(v, str) else f"{v:.0f}" if v >= 100 else f"{v:.2f}" for v in row.values()]
+                 for row in study["rows"]]
+        text.append(f"**{study['title']}**\n\n{_table(list(study['rows'][0]), cells)}\n"
+                    f"Paper: {study['paper']}.\nHere: {study['here']}.\n")
+    return "\n".join(text)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 from wordline.fpga.pe_studies import LADDER_PAPER, Study
 
 _MARKS = "osv^D<>pX*h"
+_WIDEST = 8
 #: Points that are there for a study of their own.
 _STUDIES = ("lut_k", "lut_ladder")
 
@@ -48,6 +49,10 @@ def _curves(tree: dict, path: Path, *, density: bool) -> Path:
                 sizes = [p[key] for p in points]
                 if density:  # products per ns and mm2: the sizes are um2 for one product a cycle
                     sizes = [1e6 / (s * clock) if clock else 1e3 / s for s in sizes]
+                if points[0]["weight_bits"] > _WIDEST:  # what has weights of FP16 is a level for the others
+                    if key == "alone_per_mac":
+                        axes.axhline(sizes[0], color=f"C{_colour(label)}", linestyle="--", label=label)
+                    continue
                 axes.plot([p["weight_bits"] for p in points], sizes, style, marker=mark, markersize=5,
                           color=f"C{_colour(label)}", fillstyle="full" if key == "alone_per_mac" else "none",
                           label=label if key == "alone_per_mac" else None)
@@ -90,6 +95,7 @@ def _papers(tree: dict, studies: list[Study], path: Path) -> Path:
         else:
             axes.plot(names, [row[2] for row in study.rows], "o-", label="alone")
             axes.plot(names, [row[3] for row in study.rows], "s:", label="precompute charged")
+            axes.plot(names, [row[4] for row in study.rows], "v-.", label="accumulators not counted")
             axes.plot(names, [LADDER_PAPER[0] / size for size in LADDER_PAPER], "k^--", label="paper")
             axes.set_ylabel("gain over step 1")
             axes.set_xlabel("step")

@@ -121,8 +121,9 @@ def operands(bits: float) -> Part:
     return Part("operand registers", bits, Register, "outside")
 
 
-def _scale() -> Part:
-    return Part("dequantiser", 1, lambda: SerialScale(bits=25), "outside")
+def _scale(macs: float) -> Part:
+    """BitMoD's dequantiser: one serves as many PEs as it has time for while they compute a group."""
+    return Part("dequantiser", SerialScale.latency / (GROUP / macs), lambda: SerialScale(bits=25), "outside")
 
 
 def fp16_points() -> list[Point]:
@@ -144,13 +145,13 @@ def fp16_points() -> list[Point]:
                 return BitSerialFp16(bits=bits)
             points.append(Point("bit_serial_fp16", kind.name.lower(), KIND_BITS[kind], "fp16", FP16_LANES / TERMS[kind],
                                 (Part("PE", 1, bitmod), encoders, terms), f"4 lanes, {bits}-bit sum"))
+    int4 = operands(FP16_LANES * (16 / TILE_COLUMNS + 4 / BITMOD_TILE_ROWS))
     points.append(Point("shift_add_fp16", "int4", 4, "fp16", FP16_LANES, (
-        Part("PE", 1, ShiftAddFp16), _scale(), operands(FP16_LANES * (16 / TILE_COLUMNS + 4 / BITMOD_TILE_ROWS))),
-        "4 lanes"))
+        Part("PE", 1, ShiftAddFp16), _scale(FP16_LANES), int4), "4 lanes"))
     for bits in range(1, 9):
         points.append(Point("lut_fp16", f"int{bits}", bits, "fp16", lut_fp16.K / bits, (
             Part("column", 1, lut_fp16.LutFp16Column), Part("table", 1 / LUT_COLUMNS, lut_fp16.TableFp16, "outside"),
-            _scale(), operands(lut_fp16.K + 3)), f"K=4, table shared by {LUT_COLUMNS} columns"))
+            _scale(lut_fp16.K / bits), operands(lut_fp16.K + 3)), f"K=4, table shared by {LUT_COLUMNS} columns"))
     return points
 
 
@@ -161,7 +162,8 @@ def column_points() -> list[Point]:
             if kind in COMPARED or (name in ("mac", "lut") and kind not in FLOATS)]
 
 
-def column_point(name: str, kind: WeightKind, columns: int, lanes: int = LANES, label: str = "") -> Point:
+def column_point(name: str, kind: WeightKind, columns: int, *, rows: int = ROWS, lanes: int = LANES,
+                 label: str = "") -> Point:
     """A column of a family, such as "mac" or "lut:k=5", in an array of some columns."""
     cls = family(CHOSEN.get(name, name))
     kinds = frozenset({kind})
@@ -170,28 +172,32 @@ def column_point(name: str, kind: WeightKind, columns: int, lanes: int = LANES, 
     group = GROUP // lanes * lanes
 
     def column() -> wiring.Component:
-        return cls(rows=ROWS, lanes=lanes, act_bits=ACT_BITS, kinds=kinds, group_max=group)
+        return cls(rows=rows, lanes=lanes, act_bits=ACT_BITS, kinds=kinds, group_max=group)
 
     def dequant() -> GroupDequant:
-        return GroupDequant(rows=ROWS, dot_bits=dot_bits(ACT_BITS, kinds, group),
+        return GroupDequant(rows=rows, dot_bits=dot_bits(ACT_BITS, kinds, group),
                             sum_bits=signed_bits(group << (ACT_BITS - 1)), rate=rate, asymmetric=False)
 
     parts = [Part("column", 1, column), Part("dequantiser", 1, dequant, "outside")]
     front = cls.FRONT
     if front:
-        parts.append(Part("front", 1 / columns, lambda: front(cls, rows=ROWS, lanes=lanes, act_bits=ACT_BITS),
+        parts.append(Part("front", 1 / columns, lambda: front(cls, rows=rows, lanes=lanes, act_bits=ACT_BITS),
                           "outside"))
     if name in ("bit_serial", "shift_add"):
         parts.append(Part("encoders", (1 + (name == "shift_add")) * lanes, lambda: TermEncoder(kind), "inside"))
     if name in ("mac", "mac_packed") and kind in FLOATS:
         parts.append(Part("decoders", lanes, lambda: WeightDecoder(kind), "inside"))
-    return Point(label or name, kind.name.lower(), KIND_BITS[kind], f"int{ACT_BITS}", ROWS * lanes / interval,
-                 tuple(parts), f"{ROWS} rows of {lanes} lanes, {columns} columns")
+    return Point(label or name, kind.name.lower(), KIND_BITS[kind], f"int{ACT_BITS}", rows * lanes / interval,
+                 tuple(parts), f"{rows} rows of {lanes} lanes, {columns} columns" + f", {name}" * bool(label))
 
 
 def k_points() -> list[Point]:
-    """Tables of 2 to 6 activations, two-bit weights, as many columns as in LUT Tensor Core."""
-    return [column_point(f"lut:k={k}", WeightKind.INT2, LUT_COLUMNS, lanes=k, label="lut_k") for k in range(2, 7)]
+    """Tables of 2 to 6 activations, two-bit weights, as many columns as in LUT Tensor Core.
+
+    60 lanes are whole tables of every size, so that all have the same accumulator and dequantiser behind them.
+    """
+    return [column_point(f"lut:k={k}", WeightKind.INT2, LUT_COLUMNS, rows=1, lanes=60, label="lut_k")
+            for k in range(2, 7)]
 
 
 def ladder_points() -> list[Point]:
