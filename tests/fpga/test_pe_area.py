@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from wordline.cli.main import app
 from wordline.fpga import gates, pe_area
-from wordline.fpga.pe_points import Part, Point, TermEncoder, WeightDecoder
+from wordline.fpga.pe_plots import plot
+from wordline.fpga.pe_points import Part, Point, TermEncoder, WeightDecoder, all_points
+from wordline.fpga.pe_studies import lut_and_mac, studies
 from wordline.pe.datatypes import WeightKind
 from wordline.sim import toolchain
 
@@ -92,6 +94,38 @@ def test_parts_are_summed_by_role_and_measured_once(tmp_path: Path):
     assert other.asked == 2
     record = pe_area.records([row], row, None)[0]
     assert record["alone_ratio"] == record["whole_ratio"] == 1 and record["provenance"] == "gates"
+
+
+def record(family: str, bits: int, alone: float, whole: float) -> dict:
+    return {"family": family, "weights": f"int{bits}", "weight_bits": bits, "alone_per_mac": alone,
+            "whole_per_mac": whole}
+
+
+def test_a_table_wins_up_to_the_width_at_which_it_is_larger():
+    records = [record("mac", bits, 100, 110) for bits in (1, 2, 3, 4)]
+    records += [record("lut", bits, 30 * bits, 50 * bits) for bits in (1, 2, 3, 4)]
+    study = lut_and_mac(records)
+    assert study is not None and study.here == "up to 3 bits alone, up to 2 bits whole"
+    assert study.rows[1][3:] == (100 / 60, 110 / 100)
+    assert lut_and_mac(records[:4]) is None
+
+
+def test_comparisons_and_plots_of_what_was_measured(tmp_path: Path):
+    chosen = [p for p in all_points() if p.family in ("fp16_mac", "lut_ladder", "bit_serial_fp16")]
+    rows = pe_area.measure(chosen, Counting(), tmp_path, lambda _: None)
+    records = pe_area.records(rows, rows[0], 12.0)
+    bitmod, ladder = studies(records)
+    encoders = next(p for p in records[2]["parts"] if p["name"] == "encoders")
+    assert bitmod.rows[0][3] == encoders["count"] * encoders["area_um2"] / records[2]["alone"]
+    assert encoders["count"] == 4 / 8  # four lanes, shared by eight rows
+    assert [row[2] for row in ladder.rows] == [rows[-4].alone / row.alone for row in rows[-4:]]
+    tree = {"target": "counting", "tool": "none", "clock_ns": 12.0, "nand2_um2": 4.0, "points": records,
+            "studies": [study.to_dict() for study in (bitmod, ladder)]}
+    written = plot(tree, [bitmod, ladder], tmp_path / "plots")
+    assert [path.name for path in written] == ["pe-area.svg", "pe-throughput.svg", "pe-papers.svg"]
+    assert all(path.read_text().startswith("<?xml") for path in written)
+    text = pe_area.markdown(tree)
+    assert len([line for line in text.splitlines() if line.startswith("| lut_ladder")]) == 4
 
 
 def test_an_fpga_counts_luts(tmp_path: Path):
