@@ -1,7 +1,7 @@
 """`lut`: dot products read from a table of signed sums of activations (LUT Tensor Core, T-MAC).
 
 `k` activations (4 unless said otherwise) have ``2**k`` sums ``+-x0 +-x1 ..``. Half of them, those in which the last
-activation counts negative, are stored; the others are their negatives (LUT Tensor Core, arXiv 2408.06003; T-MAC). A
+activation counts positive, are stored; the others are their negatives (LUT Tensor Core, arXiv 2408.06003; T-MAC). A
 bit of each of k weights picks one of the sums: a step takes a cycle for every bit plane. The tables depend on the
 activations alone, so the array has one set for all its columns, made by `TableFront`.
 
@@ -12,7 +12,7 @@ tables' all-ones entries; the front forms it once for all columns. A ternary wei
 2406.05981), each of which is shifted by what its group's gaps say.
 
 **Where the index is folded.** The stored half is reached with the low bits of the index, inverted where the top bit
-is set. The papers invert off line, because their weights are static. Here the KV cache's codes are written at run
+is clear. The papers invert off line, because their weights are static. Here the KV cache's codes are written at run
 time, and one image in DRAM serves every family; so the codes stay plain and `fold` is k-1 XORs a table, once for
 all rows.
 """
@@ -29,19 +29,19 @@ from wordline.pe.pipeline import PipelinedColumn, Step, delayed, register
 
 
 def half_table(acts: list[Any]) -> list[Any]:
-    """Entry i: the sum of the activations, each negative where its bit of i is clear, the last always negative.
+    """Entry i: the sum of the activations, each negative where its bit of i is clear, the last always positive.
 
     Sums of the halves are shared: 12 additions for four activations.
     """
     if len(acts) == 1:
-        return [-acts[0]]
+        return [acts[0]]
     split = len(acts) // 2
     low, high = half_table(acts[:split]), half_table(acts[split:])
     entries = []
     for index in range(1 << len(acts) - 1):
         i, j = index % (1 << split), index >> split
-        folded = ~i % len(low)
-        entries.append(high[j] - low[folded] if i >> split - 1 else high[j] + low[i])
+        folded = i % len(low)
+        entries.append(high[j] + low[folded] if i >> split - 1 else high[j] - low[~folded % len(low)])
     return entries
 
 
@@ -52,8 +52,8 @@ def additions(k: int) -> int:
 
 def fold(bits: Value) -> tuple[Value, Value]:
     """Index into a half table, and whether the entry is to be negated, for a bit of each weight."""
-    top = bits[-1]
-    return bits[:-1] ^ top.replicate(len(bits) - 1), top
+    negative = ~bits[-1]
+    return bits[:-1] ^ negative.replicate(len(bits) - 1), negative
 
 
 def sizes(lanes: int, k: int) -> list[int]:
@@ -80,9 +80,8 @@ class TableFront(Front):
                 entries = half_table([acts[r][at + i] for i in range(size)])
                 m.d.sync += [table[t][i].eq(entry) for i, entry in enumerate(entries)]
                 at += size
-            # Entry 0 is the negative of the all-ones entry.
-            total = adder_tree(m, [table[t][0] for t in range(len(tables))], f"total_{r}")
-            m.d.sync += self.operand.total[r].eq(-total)
+            ones = [table[t][(1 << size - 1) - 1] for t, size in enumerate(tables)]
+            m.d.sync += self.operand.total[r].eq(adder_tree(m, ones, f"total_{r}"))
         return m
 
 

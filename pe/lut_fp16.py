@@ -26,6 +26,7 @@ from wordline.pe.float_sum import (
     shift_right_jam,
     sum_layout,
 )
+from wordline.pe.lut import half_table
 
 K = 4
 ENTRIES = 1 << (K - 1)
@@ -94,15 +95,9 @@ class TableFp16(wiring.Component):
         m.d.sync += [valid.eq(self.valid), self.done.eq(valid)]
         with m.If(self.valid):
             m.d.sync += [exponent.eq(top), *(h.eq(a) for h, a in zip(held, aligned, strict=True))]
-        # Half sums first: 2 + 2 adders, then one for each entry.
-        low = [held[1] - held[0], held[1] + held[0]]
-        high = [held[3] - held[2], held[3] + held[2]]
-        for index in range(ENTRIES):
-            # low[1] is act[1] + act[0]; an entry with a minus before act[1] takes its negative or low[0]'s.
-            plus = low[1] if index & 1 else low[0]
-            minus = low[0] if index & 1 else low[1]
+        for index, value in enumerate(half_table(held)):
             total = Signal(signed(_WIDE + 1), name=f"total_{index}")
-            m.d.comb += total.eq(high[index >> 2 & 1] + (plus if index >> 1 & 1 else -minus))
+            m.d.comb += total.eq(value)
             size = Signal(_WIDE, name=f"size_{index}")
             m.d.comb += size.eq(Mux(total < 0, -total, total))
             normal, zeros = normalise(m, size, f"normal_{index}")
