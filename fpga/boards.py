@@ -9,6 +9,8 @@ from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import Component
 
+from wordline.fpga.memories import small_to_luts
+
 BAUD = 115200
 
 
@@ -22,6 +24,7 @@ class Board:
     context : int, longest sequence that fits with the embedded model
     clock_mhz : float, that the phase-locked loop makes of the board's
     seed : int, of place and route; one that routes
+    lut_words : int, memories of the accelerator with so many words or fewer are LUT RAM: block RAM is the model's
     """
 
     name: str
@@ -30,6 +33,7 @@ class Board:
     context: int
     clock_mhz: float
     seed: int
+    lut_words: int
 
     @property
     def divisor(self) -> int:
@@ -44,7 +48,7 @@ class Board:
 
 
 BOARDS = {board.name: board for board in (
-    Board("ulx3s", "Radiona ULX3S-85F", "ulx3s_uart", 96, 50.0, 2),
+    Board("ulx3s", "Radiona ULX3S-85F", "ulx3s_uart", 96, 50.0, 2, 256),
 )}
 
 
@@ -100,7 +104,7 @@ def plan(board: Board, inner: Any, sources: dict[str, str]) -> BuildPlan:
     No tool is called; Amaranth's own scripts are in it too, for whoever wants to build by hand.
     """
     platform = board.platform()
-    for name, text in sorted(sources.items()):
+    for name, text in sorted(small_to_luts(sources, board.lut_words).items()):
         platform.add_file(name, text)
     return platform.prepare(Ulx3sTop(inner), "top", debug_verilog=True, synth_opts="-no-rw-check",
                             nextpnr_opts=f"--seed {board.seed} --router router2 --timing-allow-fail")

@@ -12,7 +12,7 @@ The same choice goes as ``ram_style`` into the Verilog for Vivado (`fpga.ip`): w
 
 from dataclasses import dataclass
 
-from wordline.fpga.netlist import MemoryShape, Netlist
+from wordline.fpga.netlist import MemoryShape, Netlist, style_memories
 
 SHALLOW = 64
 #: A full UltraRAM (288 kbit) holds as much as eight block RAMs (36 kbit); half full, four.
@@ -68,3 +68,17 @@ def place(netlist: Netlist, *, urams: int, brams: int) -> Placement:
             urams -= need
             used -= bram36(memory.width, memory.depth)
     return Placement(styles)
+
+
+def small_to_luts(texts: dict[str, str], deepest: int) -> dict[str, str]:
+    """Verilog in which memories of at most `deepest` words are LUT RAM, tables excepted: for a device whose block RAM
+    is wanted for something else."""
+    def one(text: str) -> str:
+        netlist = Netlist([text], "")
+        for module in netlist.modules.values():
+            styles = {memory.name: "distributed" for memory in module.memories
+                      if memory.zero and memory.depth <= deepest}
+            text = text.replace(module.body, style_memories(module.body, styles))
+        return text
+
+    return {name: one(text) for name, text in texts.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wordline.fpga.devices import Device
 from wordline.fpga.memories import Placement, place
-from wordline.fpga.netlist import Netlist, style_memories
+from wordline.fpga.netlist import Netlist, canonical, style_memories
 from wordline.fpga.synth import count
 from wordline.rtl.config import Config
 
@@ -93,9 +93,7 @@ class Estimator:
                 for m in (netlist.modules[module] for module in inside)]
         text += [netlist.modules[stub].stub for stub in sorted(stubs)]
         run = command(device)
-        styles = [sorted(placement.of(module).items()) for module in inside]
-        key = hashlib.sha256(repr((netlist.hash(name), [netlist.hash(s) for s in sorted(stubs)], styles, run,
-                                   self.version)).encode()).hexdigest()[:24]
+        key = hashlib.sha256(repr((canonical("\n".join(text)), run, self.version)).encode()).hexdigest()[:24]
         entry = self.cache / f"cells-{key}.json"
         if not entry.exists():
             self.say(f"synthesising {_plain(name)} for {device.board}")

@@ -35,6 +35,8 @@ class Accelerator(wiring.Component):
     Members
     -------
     axi : Out(Axi4), control : In(AxiLite), irq : Out, a program has ended
+    fault, watchdog : In/Out, of an `AxiGuard` on the bus, if there is one
+    memory_base : Out, what a bridge adds to every address
     trace_start, trace_done, trace_pc : Out, starts and ends of instructions per unit; the program counter
     """
 
@@ -43,14 +45,14 @@ class Accelerator(wiring.Component):
         super().__init__({
             "axi": Out(Axi4(data_bits=config.bus.data_bits, address_bits=config.bus.address_bits)),
             "control": In(AxiLite()),
-            "irq": Out(1),
+            "irq": Out(1), "fault": In(1), "watchdog": Out(32), "memory_base": Out(40),
             "trace_start": Out(UNITS), "trace_done": Out(UNITS), "trace_pc": Out(16),
         })
 
     def elaborate(self, platform):
         m = Module()
         config, axi = self.config, self.axi
-        m.submodules.control = control = Control()
+        m.submodules.control = control = Control(int(config.hardware_hash(), 16))
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.dispatch = dispatch = Dispatch()
         m.submodules.load = load = LoadUnit(config)
@@ -72,6 +74,8 @@ class Accelerator(wiring.Component):
             sequencer.control_granted.eq(dispatch.control_granted), sequencer.idle.eq(dispatch.idle),
             sequencer.load_ended.eq(dispatch.ended[Unit.LOAD]),
             control.busy.eq(dispatch.busy), control.ended.eq(dispatch.ended),
+            control.fault.eq(self.fault), self.watchdog.eq(control.watchdog),
+            self.memory_base.eq(control.memory_base),
             self.irq.eq(sequencer.finished), self.trace_start.eq(dispatch.started),
             self.trace_done.eq(dispatch.ended), self.trace_pc.eq(sequencer.pc),
         ]

@@ -409,7 +409,17 @@ class Csr(enum.IntEnum, shape=unsigned(8)):
     #: Cycles from start to done, 64 bits.
     CYCLES_LOW = 0x24
     CYCLES_HIGH = 0x28
+    #: bit 0: the memory did not answer in time and has been given up (`rtl.axi_guard`).
+    FAULT = 0x2C
+    #: Cycles without movement on the bus after which it is; 0: never.
+    WATCHDOG = 0x30
+    #: The configuration's hardware hash, 64 bits.
+    HARDWARE_LOW = 0x34
+    HARDWARE_HIGH = 0x38
     #: Busy cycles of LOAD, STREAM, MATMUL, VECTOR, STORE, CONTROL since the start, 32 bits each.
     BUSY = 0x40
     #: Instructions ended, in the same order.
     ENDED = 0x60
+    #: Where programs' address 0 lies in the machine's memory, a multiple of 4096; for `fpga.axi_top`.
+    MEMORY_LOW = 0x78
+    MEMORY_HIGH = 0x7C

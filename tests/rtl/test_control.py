@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from wordline.rtl.control import Control
+from wordline.rtl.control import WATCHDOG, Control
 from wordline.rtl.isa import Csr, ErrorCode, Unit
 
 
@@ -65,8 +65,8 @@ class Master:
         return value
 
 
-def simulate(bench):
-    dut = Control()
+def simulate(bench, hardware=0):
+    dut = Control(hardware)
 
     async def wrapped(ctx):
         await bench(ctx, dut)
@@ -81,11 +81,11 @@ def simulate(bench):
 def test_registers_keep_what_is_written(slow):
     rng = random.Random(7)
     writable = {Csr.PROGRAM_LOW: 32, Csr.PROGRAM_HIGH: 8, Csr.PROGRAM_LENGTH: 16, Csr.ARGUMENT1: 32,
-                Csr.ARGUMENT2: 32, Csr.ARGUMENT3: 32, Csr.ARGUMENT4: 32}
+                Csr.ARGUMENT2: 32, Csr.ARGUMENT3: 32, Csr.ARGUMENT4: 32, Csr.WATCHDOG: 32, Csr.MEMORY_HIGH: 8}
 
     async def bench(ctx, dut):
         master = Master(ctx, dut, rng, slow)
-        held = dict.fromkeys(writable, 0)
+        held = dict.fromkeys(writable, 0) | {Csr.WATCHDOG: WATCHDOG}
         for _ in range(40):
             register, value = rng.choice(list(writable)), rng.getrandbits(32)
             await master.write(register, value)
@@ -101,6 +101,20 @@ def test_registers_keep_what_is_written(slow):
         assert await master.read(0x3C) == 0
 
     simulate(bench)
+
+
+def test_the_host_sees_hardware_fault_and_page_of_memory():
+    async def bench(ctx, dut):
+        master = Master(ctx, dut, random.Random(2), 0)
+        assert await master.read(Csr.HARDWARE_LOW) == 0x89ABCDEF
+        assert await master.read(Csr.HARDWARE_HIGH) == 0x01234567
+        await master.write(Csr.MEMORY_LOW, 0x12345678)
+        assert await master.read(Csr.MEMORY_LOW) == 0x12345000  # whole pages
+        assert await master.read(Csr.FAULT) == 0
+        ctx.set(dut.fault, 1)
+        assert await master.read(Csr.FAULT) == 1
+
+    simulate(bench, hardware=0x0123456789ABCDEF)
 
 
 def test_status_shows_error_and_exit_code():

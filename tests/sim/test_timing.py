@@ -86,5 +86,5 @@ def test_decode_reaches_the_memory_wall(config, model, share):
 @pytest.mark.slow
 def test_prefill_of_llama_2_7b_keeps_the_array_busy():
     timer = Timer(load_shape("llama-2-7b"), load_config("kv260", ["memory.load_floats=32768"]), context=2112)
-    for position in (0, 1024, 2044):
-        assert timer.prefill(position, 4).gemm_slots >= 0.90
+    for position in (0, 1024, 2046):
+        assert timer.prefill(position, 2).gemm_slots >= 0.90

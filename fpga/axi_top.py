@@ -1,0 +1,79 @@
+"""The accelerator as IP: AXI4-Lite for control, as many AXI4 ports as its bus needs, a watchdog between."""
+
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect
+
+from wordline.rtl.axi import Axi4, AxiLite
+from wordline.rtl.axi_guard import AxiGuard
+from wordline.rtl.axi_split import AxiSplit
+from wordline.rtl.config import Config
+
+ADDRESS_BITS = 40
+#: The widest port of a Zynq UltraScale+ processing system.
+PORT_BITS = 128
+
+
+def port_count(config: Config) -> int:
+    return max(1, config.bus.data_bits // PORT_BITS)
+
+
+class AxiTop(wiring.Component):
+    """Ports are flat: ``s_axi_control_*``, ``m_axi_gmem0_*`` and on, ``interrupt``.
+
+    Around the Verilog module ``accelerator``: guard, then split. Time in the cycle model is that of the accelerator;
+    guard and split add a few cycles of latency to every read, which belong to `dram.latency`.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.ports = [f"m_axi_gmem{i}_" for i in range(port_count(config))]
+        self.narrow = min(PORT_BITS, config.bus.data_bits)
+        members: dict = {"interrupt": Out(1)}
+        for prefix, signature in self.interfaces():
+            for name, member in signature.members.items():
+                members[prefix + name] = member
+        super().__init__(members)
+
+    def interfaces(self) -> list[tuple[str, Any]]:
+        """Prefix and signature of every AXI interface, members as seen from outside."""
+        port = Axi4(data_bits=self.narrow, address_bits=ADDRESS_BITS)
+        return [("s_axi_control_", AxiLite().flip()), *((prefix, port) for prefix in self.ports)]
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.config.bus
+        m.submodules.guard = guard = AxiGuard(data_bits=bus.data_bits, address_bits=bus.address_bits)
+        m.submodules.split = split = AxiSplit(wide=bus.data_bits, narrow=self.narrow, ports=len(self.ports),
+                                              address_bits=bus.address_bits, port_address_bits=ADDRESS_BITS)
+        axi = Axi4(data_bits=bus.data_bits, address_bits=bus.address_bits).create(path=("axi",))
+        finished = Signal()
+        control = {prefix + name: (prefix, name) for prefix, signature in self.interfaces()[:1]
+                   for name in signature.members}
+        ports = {("i_" if self.signature.members[name].flow == In else "o_") + name: getattr(self, name)
+                 for name in control}
+        ports |= {("o_" if member.flow == Out else "i_") + f"m_axi_{name}": getattr(axi, name)
+                  for name, member in axi.signature.members.items()}
+        base, limit = Signal(ADDRESS_BITS), Signal(32)
+        m.submodules.accelerator = Instance(
+            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), o_irq=finished, i_fault=guard.expired,
+            o_watchdog=limit, o_memory_base=base, **ports)
+        for name, member in axi.signature.members.items():
+            ours, theirs = getattr(axi, name), getattr(guard.master, name)
+            m.d.comb += theirs.eq(ours) if member.flow == Out else ours.eq(theirs)
+        connect(m, guard.memory, split.master)
+        # Of the program the guard may know only later than the memory's silence: idle is the end of the last one.
+        m.d.comb += [guard.limit.eq(limit), guard.idle.eq(finished), split.base.eq(base), self.interrupt.eq(finished)]
+        for prefix, port in zip(self.ports, split.ports, strict=True):
+            for name, member in port.signature.members.items():
+                ours, theirs = getattr(self, prefix + name), getattr(port, name)
+                m.d.comb += ours.eq(theirs) if member.flow == Out else theirs.eq(ours)
+        return m
+
+
+def axi_top_verilog(config: Config) -> str:
+    """Verilog of the module ``axi_top``."""
+    return verilog.convert(AxiTop(config), name="axi_top", emit_src=False)
