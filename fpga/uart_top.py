@@ -1,7 +1,7 @@
 """The accelerator with its model in block RAM and a serial port: everything of a board but clock and pins."""
 
 import numpy as np
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -57,7 +57,7 @@ class UartTop(wiring.Component):
         control = AxiLite().flip().create(path=("control",))
         finished = Signal()
         m.submodules.accelerator = Instance(
-            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), o_irq=finished,
+            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
             **_connections("m_axi_", axi), **_connections("s_axi_control_", control))
         _join(m, axi, memory.axi)
         connect(m, host.control, control)

@@ -67,7 +67,7 @@ def test_uram_takes_what_saves_most(netlist: Netlist):
     some = place(netlist, urams=1000, brams=0)
     assert {key for key, style in some.styles.items() if style == "ultra"} == \
         {key for key, style in none.styles.items() if style == "block"}
-    assert some.styles[CORE, "row_scales"] == "distributed"
+    assert some.styles[CORE + ".dispatch.queue_load", "storage"] == "distributed"
 
 
 def test_styles_go_before_the_declaration_and_zeros_go():
