@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from wordline.compiler.asm import AssemblyError
 from wordline.compiler.model import ModelError
@@ -38,7 +39,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except _EXPECTED as error:
-        console.print(f"[red]error:[/red] {error}", markup=True)
+        console.print(f"[red]error:[/red] {escape(str(error))}", markup=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print("interrupted")

@@ -39,6 +39,29 @@ class _Fields:
             raise ModelError(f"{self.path}: {name} is missing")
         return self.raw.get(name, default)
 
+    def size(self, name: str, default: Any = _MISSING) -> int:
+        """A whole number; 0 for null."""
+        value = self.take(name, default)
+        if value is None and default is not _MISSING:
+            return 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ModelError(f"{self.path}: {name} = {value!r} is not a whole number")
+        return value
+
+    def number(self, name: str, default: Any = _MISSING) -> float:
+        return self._float(name, self.take(name, default))
+
+    def _float(self, name: str, value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
+            raise ModelError(f"{self.path}: {name} = {value!r} is not a number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise ModelError(f"{self.path}: {name} = {value!r} is not true or false")
+        return value
+
     def only(self, name: str, *allowed: Any) -> None:
         """The first value allowed is what an absent field means."""
         value = self.take(name, allowed[0])
@@ -51,7 +74,7 @@ class _Fields:
 
     def activation(self, name: str, default: Any = _MISSING) -> Activation:
         value = self.take(name, default)
-        if value not in _ACTIVATIONS:
+        if not isinstance(value, str) or value not in _ACTIVATIONS:
             raise ModelError(f"{self.path}: {name} = {value!r} is not supported, only one of {sorted(_ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
@@ -66,16 +89,20 @@ class _Fields:
     def _rope(self, theta: float, scaling: dict[str, Any] | None, kind: str) -> dict[str, Any]:
         # Where transformers 5 writes base and scaling, of Gemma 3 by kind of layer.
         parameters = self.take("rope_parameters", None) or {}
+        if not isinstance(scaling or {}, dict) or not isinstance(parameters, dict) or not isinstance(
+                parameters.get(kind) or {}, dict):
+            raise ModelError(f"{self.path}: rope_scaling = {scaling!r} and rope_parameters = {parameters!r}: must be "
+                             "objects")
         given = (scaling or {}) | (parameters.get(kind, parameters) or {})
         fields = dict(given)
         rope_type = fields.pop("rope_type", fields.pop("type", "default"))
         fields.pop("type", None)
-        result: dict[str, Any] = {"rope_theta": float(fields.pop("rope_theta", theta))}
+        result: dict[str, Any] = {"rope_theta": self._float("rope_theta", fields.pop("rope_theta", theta))}
         try:
             if rope_type in ("linear", "llama3"):
-                result["rope_factor"] = float(fields.pop("factor"))
+                result["rope_factor"] = self._float("factor", fields.pop("factor"))
             if rope_type == "llama3":
-                result["rope_bands"] = tuple(float(fields.pop(name)) for name in (
+                result["rope_bands"] = tuple(self._float(name, fields.pop(name)) for name in (
                     "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
         except KeyError as error:
             raise ModelError(f"{self.path}: {error.args[0]} is missing in rope_scaling = {given!r}") from None
@@ -94,35 +121,35 @@ class _Fields:
 def _common(f: _Fields, *, tied: bool, activation: str | None = None, head_dim: int = 0) -> dict[str, Any]:
     """What Llama and its descendants name alike. `tied`, `activation` and `head_dim` are the architecture's own
     defaults."""
-    heads, width = f.take("num_attention_heads"), f.take("hidden_size")
+    heads, width = f.size("num_attention_heads"), f.size("hidden_size")
     return {
-        "layers": f.take("num_hidden_layers"), "width": width, "heads": heads,
-        "kv_heads": f.take("num_key_value_heads", None) or heads,
-        "head_dim": f.take("head_dim", None) or head_dim or width // heads,
-        "ffn": f.take("intermediate_size"), "vocab": f.take("vocab_size"),
-        "context": f.take("max_position_embeddings"), "norm_eps": f.take("rms_norm_eps"),
-        "tied": f.take("tie_word_embeddings", tied),
+        "layers": f.size("num_hidden_layers"), "width": width, "heads": heads,
+        "kv_heads": f.size("num_key_value_heads", None) or heads,
+        "head_dim": f.size("head_dim", None) or head_dim or width // max(heads, 1),
+        "ffn": f.size("intermediate_size"), "vocab": f.size("vocab_size"),
+        "context": f.size("max_position_embeddings"), "norm_eps": f.number("rms_norm_eps"),
+        "tied": f.flag("tie_word_embeddings", tied),
         "activation": f.activation("hidden_act", "silu") if activation is None else activation,
     }
 
 
 def _llama(f: _Fields) -> dict[str, Any]:
-    bias = f.take("attention_bias", False)
+    bias = f.flag("attention_bias", False)
     return _common(f, tied=False) | {
         **f.rope(1e4), "qkv_bias": bias, "o_bias": bias,
-        "mlp_bias": f.take("mlp_bias", False)}
+        "mlp_bias": f.flag("mlp_bias", False)}
 
 
 def _mistral(f: _Fields) -> dict[str, Any]:
     return _common(f, tied=False) | {**f.rope(1e4),
-                                     "sliding_window": f.take("sliding_window", None) or 0}
+                                     "sliding_window": f.size("sliding_window", None)}
 
 
 def _qwen_window(f: _Fields) -> int:
     """Sliding window of Qwen2 and Qwen3, which only some of the layers have, if any."""
-    window = f.take("sliding_window", None) or 0
+    window = f.size("sliding_window", None)
     f.ignore("max_window_layers", "layer_types")
-    return window if f.take("use_sliding_window", False) else 0
+    return window if f.flag("use_sliding_window", False) else 0
 
 
 def _qwen2(f: _Fields) -> dict[str, Any]:
@@ -132,7 +159,7 @@ def _qwen2(f: _Fields) -> dict[str, Any]:
 
 
 def _qwen3(f: _Fields) -> dict[str, Any]:
-    bias = f.take("attention_bias", False)
+    bias = f.flag("attention_bias", False)
     return _common(f, tied=False, head_dim=128) | {
         **f.rope(1e4), "qkv_bias": bias, "o_bias": bias, "qk_norm": True,
         "sliding_window": _qwen_window(f)}
@@ -142,19 +169,21 @@ def _gemma3(f: _Fields) -> dict[str, Any]:
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         f.only(name, None)
     f.only("use_bidirectional_attention", False, None)
-    bias = f.take("attention_bias", False)
+    bias = f.flag("attention_bias", False)
     fields = _common(f, tied=True, head_dim=256, activation=f.activation("hidden_activation", "gelu_pytorch_tanh"))
-    period = f.take("sliding_window_pattern", None) or f.take("_sliding_window_pattern", None) or 6
+    period = f.size("sliding_window_pattern", None) or f.size("_sliding_window_pattern", None) or 6
     types = f.take("layer_types", None) or [
-        "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(fields["layers"])]
+        "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(min(fields["layers"], 4096))]
+    if not isinstance(types, list) or not set(map(str, types)) <= {"full_attention", "sliding_attention"}:
+        raise ModelError(f"{f.path}: layer_types = {types!r}: must be 'full_attention' or 'sliding_attention'")
     local = tuple(i for i, name in enumerate(types) if name == "sliding_attention")
     return fields | {
         "norm_offset": 1.0, "qkv_bias": bias, "o_bias": bias, "qk_norm": True, "post_norms": True,
         "embedding_scale": float(fields["width"]) ** 0.5,
-        "attention_scale": f.take("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_scale": max(f.number("query_pre_attn_scalar", 256), 1e-9) ** -0.5,
         **f.rope(1e6),
         "rope_local_theta": f.local_rope(1e4),
-        "local_layers": local, "sliding_window": (f.take("sliding_window", 4096) or 0) if local else 0}
+        "local_layers": local, "sliding_window": f.size("sliding_window", 4096) if local else 0}
 
 
 #: What a multimodal Gemma 3 leaves out of its ``text_config``: the defaults of transformers' Gemma3TextConfig.
@@ -166,7 +195,10 @@ def _gemma3_with_images(f: _Fields) -> dict[str, Any]:
     """The text model inside a multimodal Gemma 3."""
     f.ignore("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
              "image_token_id", "tie_word_embeddings")
-    text = _Fields(f.path, _GEMMA3_TEXT | f.take("text_config"))
+    given = f.take("text_config")
+    if not isinstance(given, dict):
+        raise ModelError(f"{f.path}: text_config = {given!r} is not an object")
+    text = _Fields(f.path, _GEMMA3_TEXT | given)
     fields = _gemma3(text)
     text.finish()
     return fields
@@ -179,11 +211,12 @@ def _gpt2(f: _Fields) -> dict[str, Any]:
     f.ignore("reorder_and_upcast_attn", "resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "task_specific_params",
              "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
              "summary_use_proj", "gradient_checkpointing")
-    width, heads = f.take("n_embd"), f.take("n_head")
+    width, heads = f.size("n_embd"), f.size("n_head")
     return {
-        "layers": f.take("n_layer"), "width": width, "heads": heads, "kv_heads": heads, "head_dim": width // heads,
-        "ffn": f.take("n_inner", None) or 4 * width, "vocab": f.take("vocab_size"), "context": f.take("n_positions"),
-        "norm_eps": f.take("layer_norm_epsilon", 1e-5), "tied": f.take("tie_word_embeddings", True),
+        "layers": f.size("n_layer"), "width": width, "heads": heads, "kv_heads": heads,
+        "head_dim": width // max(heads, 1), "ffn": f.size("n_inner", None) or 4 * width, "vocab": f.size("vocab_size"),
+        "context": f.size("n_positions"), "norm_eps": f.number("layer_norm_epsilon", 1e-5),
+        "tied": f.flag("tie_word_embeddings", True),
         "activation": f.activation("activation_function", "gelu_new"), **_LEARNED}
 
 
@@ -193,13 +226,13 @@ def _opt(f: _Fields) -> dict[str, Any]:
     f.only("layer_norm_elementwise_affine", True)
     f.only("enable_bias", True)
     f.ignore("activation_dropout", "layerdrop", "init_std")
-    width, heads = f.take("hidden_size"), f.take("num_attention_heads")
+    width, heads = f.size("hidden_size"), f.size("num_attention_heads")
     f.only("word_embed_proj_dim", width)
     return {
-        "layers": f.take("num_hidden_layers"), "width": width, "heads": heads, "kv_heads": heads,
-        "head_dim": width // heads, "ffn": f.take("ffn_dim"), "vocab": f.take("vocab_size"),
-        "context": f.take("max_position_embeddings"), "norm_eps": 1e-5, "position_offset": 2,
-        "tied": f.take("tie_word_embeddings", True), "activation": f.activation("activation_function", "relu"),
+        "layers": f.size("num_hidden_layers"), "width": width, "heads": heads, "kv_heads": heads,
+        "head_dim": width // max(heads, 1), "ffn": f.size("ffn_dim"), "vocab": f.size("vocab_size"),
+        "context": f.size("max_position_embeddings"), "norm_eps": 1e-5, "position_offset": 2,
+        "tied": f.flag("tie_word_embeddings", True), "activation": f.activation("activation_function", "relu"),
         **_LEARNED}
 
 
@@ -226,9 +259,9 @@ def read_json(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}") from None
-    if not isinstance(raw, dict) or raw.get("model_type") not in ARCHITECTURES:
+    if not isinstance(raw, dict) or str(raw.get("model_type")) not in ARCHITECTURES:
         kind = raw.get("model_type") if isinstance(raw, dict) else raw
         raise ModelError(f"{path}: model_type is {kind!r}; supported: {', '.join(ARCHITECTURES)}")
     return raw
