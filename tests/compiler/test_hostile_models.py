@@ -63,7 +63,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-2, 1 << 40) | st.fl
 @given(kind=st.sampled_from(sorted(ARCHITECTURES)), data=st.data())
 def test_any_value_in_any_field_of_config_json_gives_one_error(kind, data, tmp_path):
     names = [*LLAMA, "head_dim", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window",
-             "layer_types", "attention_bias", "text_config", "n_embd", "n_head", "n_layer", "n_positions", "ffn_dim", "eos_token_id",
+             "layer_types", "attention_bias", "text_config", "n_embd", "n_head", "n_layer", "n_positions", "ffn_dim",
+             "eos_token_id",
              "word_embed_proj_dim", "query_pre_attn_scalar", "sliding_window_pattern", "hidden_activation"]
     changes = data.draw(st.dictionaries(st.sampled_from(names), JSON, max_size=4))
     gpt2 = {"n_embd": 64, "n_head": 4, "n_layer": 1, "n_positions": 64, "vocab_size": 512}
