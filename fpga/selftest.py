@@ -7,7 +7,8 @@ import numpy as np
 from wordline.compiler.asm import to_array
 from wordline.compiler.builder import Builder
 from wordline.compiler.program import Program
-from wordline.compiler.weights import MemoryMap, make_matrix, quantised, weight_type
+from wordline.compiler.weights import MemoryMap, make_matrix, weight_type
+from wordline.pe.quantize import quantize
 from wordline.rtl.config import Config
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
@@ -36,7 +37,7 @@ def selftest(config: Config) -> tuple[Program, np.ndarray]:
     config = replace(config, types=replace(config.types, weights=dtype, group_size=group))
     rng = np.random.default_rng(SEED)
     k, n = 2 * (group or a.lanes), 2 * a.cols
-    q = quantised(config, rng.standard_normal((n, k)).astype(np.float32), weight_type(config, dtype))
+    q = quantize(rng.standard_normal((n, k)).astype(np.float32), weight_type(config, dtype), group)
     matrix = make_matrix(config, "selftest", q)
     x = rng.integers(-127, 128, k).astype(np.int8)
     memory = MemoryMap()
