@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,9 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from wordline.cli.common import ConfigArgument, JsonOption, SetOption, one_line_errors, say
+from wordline.compiler.model import load_model
+from wordline.fpga.boards import BOARDS
+from wordline.fpga.build import Report, make_top
+from wordline.fpga.build import build as build_board
 from wordline.fpga.devices import DEVICES, find_device
 from wordline.fpga.resources import Estimate, Estimator, as_dict, smaller_arrays
-from wordline.rtl.config import Config, load_config
+from wordline.rtl.config import Config, ConfigError, load_config
 from wordline.sim import rtl, toolchain
 
 app = typer.Typer(no_args_is_help=True, help="Devices: what a configuration takes, and what a board is given.")
@@ -119,3 +125,51 @@ def _shrink(config: Config, estimate: Estimate, count) -> tuple[Config, Estimate
         if not found.excess:
             return candidate, found
     return None
+
+
+@app.command()
+def build(
+    board: Annotated[str, typer.Argument(help=f"One of: {', '.join(BOARDS)}.")],
+    model: Annotated[str, typer.Option(help="A model folder, or 'austen', the embedded model.")] = "austen",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; build/BOARD by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of place and route; 0: one that is known to route.")] = 0,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Make a bitstream of a board with a model in its block RAM: type a prompt into its serial port, get text.
+
+    Needs no tool but those of `pip install 'wordline[boards]'`. Takes about 20 minutes.
+
+    Example:  wordline fpga build ulx3s --model austen
+    """
+    with one_line_errors():
+        if board not in BOARDS:
+            raise ConfigError(f"no board {board!r}: one of {sorted(BOARDS)}")
+        target = BOARDS[board]
+        config = load_config(target.config, set_ or [])
+        folder = output or Path("build") / board
+        yosys, nextpnr, ecppack = toolchain.yosys(), toolchain.nextpnr_ecp5(), toolchain.ecppack()
+        start = time.time()
+        say(f"compiling {model} and the RTL of {config.name}")
+        top = make_top(target, config, load_model(model))
+        report = build_board(
+            target, top, rtl.sources(config), folder, seed=seed,
+            yosys=lambda args, cwd: yosys.run(args, cwd=cwd), nextpnr=lambda args, cwd: nextpnr.run(args, cwd=cwd),
+            ecppack=lambda args, cwd: ecppack.run(args, cwd=cwd),
+            say=lambda line: say(f"{time.time() - start:6.0f} s  {line}"))
+        if json_:
+            print(json.dumps(asdict(report) | {"bitstream": str(folder / "top.bit")}, indent=2))
+        else:
+            _print_report(report)
+            print(f"bitstream: {folder / 'top.bit'}   load it with: openFPGALoader -b {board} {folder / 'top.bit'}")
+
+
+def _print_report(report: Report) -> None:
+    table = Table("", *report.used, title=f"{report.board} after place and route")
+    table.add_row("used", *(str(n) for n in report.used.values()))
+    table.add_row("of", *(str(n) for n in report.available.values()))
+    Console().print(table)
+    print(f"{report.fmax_mhz:.1f} MHz, {report.wanted_mhz:.1f} wanted: margin {report.margin:+.0%}")
+    print("longest path:")
+    for hop in report.path:
+        print(f"  {hop.ns:6.2f} ns  {hop.kind:8} {hop.cell}")

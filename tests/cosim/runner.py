@@ -20,6 +20,7 @@ def run_cocotb(
     tmp_path: Path,
     env: Mapping[str, str] | None = None,
     seed: int = 1,
+    fast: bool = False,
 ) -> None:
     """Runs the cocotb tests of ``module`` and fails unless there are some and all pass.
 
@@ -40,6 +41,8 @@ def run_cocotb(
         Parameters for the test bench, which it reads from ``os.environ``.
     seed : int
         ``cocotb.RANDOM_SEED`` in the test bench.
+    fast : bool
+        Compile for speed: for millions of cycles in which the test bench sleeps.
     """
     source = tmp_path / f"{toplevel}.v"
     source.write_text(verilog_text)
@@ -52,7 +55,10 @@ def run_cocotb(
     with tool.on_path():
         if simulator == "verilator":
             # The test bench is Python: a faster model would not pay for its compilation.
-            os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} OPT_FAST=-O0".lstrip()
+            speed = "OPT_FAST=-O2 OPT_SLOW=-O0" if fast else "OPT_FAST=-O0"
+            os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {speed}".lstrip()
+            build_args += ["--inline-mult", "1", "--output-split-cfuncs", "500", "--x-assign", "0",
+                           "--x-initial", "0"] if fast else []
         runner = get_runner(simulator)
         runner.build(
             sources=[source],

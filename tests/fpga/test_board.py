@@ -1,0 +1,205 @@
+"""A board's circuit: memory, tokens, serial port; and the whole top with the real model, bit by bit (slow)."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.sim import Simulator
+from runner import run_cocotb
+
+from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
+from wordline.fpga import build
+from wordline.fpga.block_memory import BlockMemory, Layout
+from wordline.fpga.boards import BOARDS, plan
+from wordline.fpga.host import BytePairs
+from wordline.fpga.uart import UartReceiver, UartTransmitter
+from wordline.rtl.config import load_config
+from wordline.sim import rtl
+from wordline.sim.functional import FunctionalMachine
+from wordline.sim.generate import Generator
+
+BOARD = BOARDS["ulx3s"]
+
+
+def test_byte_pairs_make_the_tokenizers_tokens():
+    model = load_model("austen")
+    pairs = BytePairs.read(model.folder)
+    held_out = (model.folder / "heldout.txt").read_text()
+    lines = [line for line in held_out.split("\n") if line.isascii() and line and "'" not in line][:200]
+    assert len(lines) > 30
+    for line in lines:
+        ids = pairs.encode(line.encode())
+        assert ids == model.tokenizer.encode(line).ids, line
+        assert b"".join(pairs.decode(i) for i in ids) == line.encode()
+
+
+def test_the_image_fits_its_blocks():
+    """Every byte is in the rows or in the ninth bits, and 45 blocks would not do."""
+    layout = Layout.of(420096, 16896, 69632)
+    assert layout.blocks == 46 and layout.region == 46 * 1024
+    assert layout.size - layout.region <= layout.blocks * 1024 * 8
+    image = np.random.default_rng(1).integers(0, 256, layout.size, dtype=np.uint8)
+    words = layout.contents(image).reshape(-1, 9)
+    end = layout.start + layout.region
+    assert (words[: layout.region, 8] == image[layout.start : end]).all()
+    rows = words[:, :8].reshape(-1)
+    assert (rows[: layout.start] == image[: layout.start]).all()
+    assert (rows[layout.start : layout.size - layout.region] == image[end:]).all()
+
+
+def test_block_memory_reads_and_writes():
+    rng = random.Random(4)
+    layout = Layout.of(12000, 1024, 4096)
+    assert layout.blocks == 2 and layout.region == 2048
+    image = np.random.default_rng(2).integers(0, 256, layout.size, dtype=np.uint8)
+    dut = BlockMemory(layout, image, address_bits=16)
+    model = bytearray(image.tobytes())
+
+    async def write(ctx, address: int, word: int, strobe: int):
+        bus = dut.axi
+        for name, value in (("awaddr", address), ("wdata", word), ("wstrb", strobe), ("awvalid", 1), ("wvalid", 1),
+                            ("bready", 1)):
+            ctx.set(getattr(bus, name), value)
+        while not ctx.get(bus.awready):
+            await ctx.tick()
+        await ctx.tick()
+        ctx.set(bus.awvalid, 0)
+        ctx.set(bus.wvalid, 0)
+        while not ctx.get(bus.bvalid):
+            await ctx.tick()
+        await ctx.tick()
+        for k in range(8):
+            if strobe >> k & 1:
+                model[address + k] = word >> 8 * k & 255
+
+    async def read(ctx, address: int, length: int, identity: int):
+        bus, got = dut.axi, []
+        for name, value in (("araddr", address), ("arlen", length - 1), ("arid", identity), ("arvalid", 1),
+                            ("rready", 1)):
+            ctx.set(getattr(bus, name), value)
+        while not ctx.get(bus.arready):
+            await ctx.tick()
+        await ctx.tick()
+        ctx.set(bus.arvalid, 0)
+        while not (got and got[-1][1]):
+            if ctx.get(bus.rvalid):
+                assert ctx.get(bus.rid) == identity and ctx.get(bus.rresp) == 0
+                got.append((ctx.get(bus.rdata), ctx.get(bus.rlast)))
+            await ctx.tick()
+        assert [word for word, _ in got] == [
+            int.from_bytes(model[at : at + 8], "little") for at in range(address, address + 8 * length, 8)]
+
+    async def bench(ctx):
+        for _ in range(60):
+            address, length = 8 * rng.randrange(1400), rng.choice([1, 2, 5, 64])
+            await read(ctx, address, length, rng.randint(0, 1))
+            outside = rng.choice([8 * rng.randrange(128), 8 * rng.randrange(384, 1500)])
+            await write(ctx, outside, rng.getrandbits(64), rng.getrandbits(8))
+        ctx.set(dut.host.valid, 1)
+        ctx.set(dut.host.address, 5004)
+        ctx.set(dut.host.word, 0xCAFE1234)
+        await ctx.tick()
+        ctx.set(dut.host.valid, 0)
+        model[5004:5008] = (0xCAFE1234).to_bytes(4, "little")
+        for _ in range(8):
+            await ctx.tick()
+        await read(ctx, 0, 200, 0)  # ninth bits and rows after all the writes
+        await read(ctx, 1600, 240, 1)
+        await read(ctx, 4992, 8, 1)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def test_the_serial_port_talks_to_itself():
+    m = Module()
+    m.submodules.tx = tx = UartTransmitter(7)
+    m.submodules.rx = rx = UartReceiver(7)
+    m.d.comb += rx.rx.eq(tx.tx)
+    text, got = bytes(range(0, 256, 5)), []
+
+    async def talk(ctx):
+        ctx.set(tx.bytes.valid, 1)
+        for byte in text:
+            ctx.set(tx.bytes.payload, byte)
+            while not ctx.get(tx.bytes.ready):
+                await ctx.tick()
+            await ctx.tick()
+        ctx.set(tx.bytes.valid, 0)
+        for _ in range(200):
+            await ctx.tick()
+
+    async def listen(ctx):
+        while True:
+            if ctx.get(rx.valid):
+                got.append(ctx.get(rx.byte))
+            await ctx.tick()
+
+    sim = Simulator(m)
+    sim.add_clock(1e-6)
+    sim.add_testbench(talk)
+    sim.add_testbench(listen, background=True)
+    sim.run()
+    assert bytes(got) == text
+
+
+def test_a_build_ends_in_a_bitstream_or_says_why_not(tmp_path: Path, monkeypatch):
+    class Plan:
+        files = {"top.il": "", "top.ys": "", "top.lpf": ""}
+
+    monkeypatch.setattr(build, "plan", lambda *args: Plan)
+    seeds = []
+
+    def tools(achieved: float):
+        def nextpnr(args: list[str], folder: Path) -> str:
+            seeds.append(args[args.index("--seed") + 1])
+            usage = {kind: {"used": 1, "available": 2}
+                     for kind in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")}
+            path = {"from": "posedge clk", "to": "posedge clk",
+                    "path": [{"type": "logic", "delay": 3.5, "to": {"cell": "core.vector"}}]}
+            (folder / "nextpnr.json").write_text(json.dumps({
+                "fmax": {"clk": {"achieved": achieved, "constraint": 50.0}}, "utilization": usage,
+                "critical_paths": [path]}))
+            (folder / "top.tim").write_text("")
+            return ""
+
+        def touch(*names: str):
+            def run(args: list[str], folder: Path) -> str:
+                for name in names:
+                    (folder / name).write_text("x")
+                return ""
+            return run
+        return {"yosys": touch("top.rpt"), "nextpnr": nextpnr, "ecppack": touch("top.bit", "top.svf")}
+
+    top: build.UartTop = None  # type: ignore[assignment]
+    report = build.build(BOARD, top, {}, tmp_path / "good", seed=9, **tools(60.0))
+    assert seeds == ["9"] and report.margin == pytest.approx(0.2) and report.path[0].cell == "core.vector"
+    assert (tmp_path / "good" / "top.bit").exists() and json.loads((tmp_path / "good" / "report.json").read_text())
+    with pytest.raises(ValueError, match=r"reaches 40.0 of 50.0 MHz"):
+        build.build(BOARD, top, {}, tmp_path / "slow", **tools(40.0))
+    assert not (tmp_path / "slow" / "top.bit").exists() and (tmp_path / "slow" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_the_top_answers_as_the_functional_simulator(tmp_path: Path):
+    """The board's very top, pins and all, with the whole model: lines typed, texts read, equal to the last byte."""
+    model, config = load_model("austen"), load_config(BOARD.config)
+    lines, answers = ["It was a truth", "Emma"], []
+    for line in lines:
+        ids = model.tokenizer.encode(line).ids
+        program = compile_model(model, config, context=BOARD.context)
+        generator = Generator(model, program, ids, BOARD.context - len(ids), stop=model.config.eos)
+        tokens = generator.functional(FunctionalMachine(config), lambda tokens: None).tokens
+        answers.append(model.tokenizer.decode([int(t) for t in tokens[len(ids) :]]))
+    sources = rtl.sources(config)
+    files = plan(BOARD, build.make_top(BOARD, config, model), sources).files
+    text = [str(files["top.debug.v"]), *(str(files[name]) for name in sorted(sources)),
+            (Path(__file__).parent.parent / "cosim" / "ecp5_pins.v").read_text()]
+    run_cocotb("\n".join(text), "top", "tb_uart", tmp_path, fast=True, env={
+        "UART_DIVISOR": str(BOARD.divisor), "UART_LINES": "\n".join(lines), "UART_ANSWERS": "\0".join(answers)})
