@@ -16,6 +16,7 @@ from wordline.compiler.weights import (
     embedding_row,
     int8_embedding,
     make_matrix,
+    pruned_groups,
     quantised,
     require,
     shape_matrix,
@@ -80,7 +81,7 @@ class Image:
             self.norm_bias_address = self._put("norm.bias", 4 * c.width, lambda: model.tensors["model.norm.bias"],
                                                dtype="float32")
         self.head = self._matrix("output head", [model.head_name], (c.vocab, c.width),
-                                 weight_type(config, config.types.head_weights))
+                                 weight_type(config, config.types.head_weights), prunes=False)
         self.head_address = self._put_matrix("head", self.head)
         if logits:
             self.logit_address = self.map.take("logits", 4 * c.vocab * batch * context, "float32",
@@ -133,6 +134,11 @@ class Image:
             caches |= {"staged": (4 * sizes.group * c.head_dim, "float32"),
                        "sealed": (sizes.sealed * sizes.group // a.cols * self.sealed.tile_bytes, kv.name),
                        "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
+        parts_of = {name: (parts, (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1]))
+                    for name, parts in matrices(c).items()}
+        kept = {name: pruned_groups(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
+                                                          for i in range(c.layers)], body, shape)
+                for name, (parts, shape) in parts_of.items()}
         for i in range(c.layers):
             start = self.map.top
 
@@ -140,10 +146,10 @@ class Image:
                 self.offsets[name] = address - start
 
             self.matrices: dict[str, Matrix] = {}
-            for name, parts in matrices(c).items():
+            for name, (parts, (n, k)) in parts_of.items():
                 tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
-                n, k = (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1])
-                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", tensors, (n, k), body)
+                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", tensors, (n, k), body,
+                                                            kept=kept[name])
                 at(name, self._put_matrix(f"layer{i}.{name}", matrix))
                 if f"{parts[0]}.bias" in shapes:
                     at(f"{name}.bias", self._put(
@@ -182,12 +188,13 @@ class Image:
 
         return self._put(name, 4 * size, gain, dtype="float32")
 
-    def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType) -> Matrix:
+    def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType, *,
+                prunes: bool = True, kept: int | None = None) -> Matrix:
         """The rows of some tensors, one below the other, as one matrix [N, K]."""
         if self.model.shape_only:
-            return shape_matrix(self.config, name, shape, dtype, bounded=self.bounded)
-        return make_matrix(self.config, name, quantised(self.model, name, tensors, dtype.name,
-                                                        self.config.types.group_size))
+            return shape_matrix(self.config, name, shape, dtype, bounded=self.bounded, kept=kept)
+        q = quantised(self.model, name, tensors, dtype.name, self.config.types, prunes=prunes)
+        return make_matrix(self.config, name, q, kept)
 
     def _put_matrix(self, name: str, matrix: Matrix) -> int:
         return self._put(name, matrix.size, lambda: matrix.raw, dtype=matrix.dtype.name, layout=repr(matrix.layout))

@@ -8,8 +8,9 @@ import numpy as np
 from wordline.compiler.model import Model
 from wordline.compiler.program import Symbol
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max
+from wordline.pe.prune import kept_of, prune
 from wordline.pe.quantize import QuantTensor, quantize
-from wordline.rtl.config import Config
+from wordline.rtl.config import Config, TypesConfig
 from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, ceil_div, pack
 
@@ -72,7 +73,7 @@ class Matrix:
         return {"kind": int(self.dtype.kind), "planes": lay.planes, "steps": lay.steps,
                 "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),
                 "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales),
-                "float_scales": int(lay.float_scales),
+                "float_scales": int(lay.float_scales), "sparse": int(lay.sparse),
                 "order": int(lay.order)}
 
 
@@ -83,27 +84,35 @@ def weight_type(config: Config, name: str) -> WeightType:
     return WEIGHT_TYPES[name]
 
 
-def quantised(model: Model, name: str, tensors: list[str], dtype: str, group_size: int) -> QuantTensor:
+def quantised(model: Model, name: str, tensors: list[str], dtype: str, types: TypesConfig, *,
+              prunes: bool = True) -> QuantTensor:
     """The rows of some tensors, one below the other, as one matrix of a weight type: as a quantiser has rounded them,
-    or else to the nearest. `name` is "layer 3 qkv", "output head".
+    or else to the nearest, pruned before that if the types say so and it `prunes`. `name` is "layer 3 qkv", "output
+    head".
 
     Raises
     ------
     CompileError
-        A quantiser has rounded them for other types.
+        A quantiser has rounded them for other types, or without pruning them.
     """
-    group_size = WEIGHT_TYPES[dtype].group(group_size)
+    group_size = WEIGHT_TYPES[dtype].group(types.group_size)
+    keep = types.keep if prunes else 1.0
     q = model.quantised.get(name)
     if q is None:
         weights = [model.tensors[tensor] for tensor in tensors]
-        return quantize(weights[0] if len(weights) == 1 else np.concatenate(weights), WEIGHT_TYPES[dtype], group_size)
+        matrix = weights[0] if len(weights) == 1 else np.concatenate(weights)
+        if keep < 1:
+            matrix = pruned(types, group_size, matrix)
+        return quantize(matrix, WEIGHT_TYPES[dtype], group_size)
+    require(keep == 1, f"{name} was rounded by a quantiser, which does not prune: types.keep = {keep:g}")
     require(q.dtype.name == dtype and q.group_size == (group_size or q.shape[1]),
             f"{name} was rounded to {q.dtype.name} in groups of {q.group_size}, not to {dtype} of {group_size}")
     return q
 
 
-def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
-    """Pack W[N, K] and check that the array can take it.
+def make_matrix(config: Config, name: str, q: QuantTensor, kept: int | None = None) -> Matrix:
+    """Pack W[N, K] and check that the array can take it. With `kept` groups in a tile; those that it has beside the
+    ones that its channels keep are zeros.
 
     Raises
     ------
@@ -111,14 +120,61 @@ def make_matrix(config: Config, name: str, q: QuantTensor) -> Matrix:
         The group does not suit the array, a header or K does not fit its memory, or an accumulator
         could overflow.
     """
-    layout = matrix_layout(config, name, q.shape[1], q.dtype)
+    layout = matrix_layout(config, name, q.shape[1], q.dtype, kept)
+    index = None
+    if layout.sparse:
+        there = tile_groups(q.scales != 0, config.array.cols)
+        index = np.sort(np.argsort(~there, axis=1, kind="stable")[:, : layout.groups], axis=1) * layout.group_steps
     check_accumulator(config, name, int(np.abs(q.integers()).sum(1, dtype=np.int64).max()))
-    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale, index)
     return Matrix(q.dtype, layout, ceil_div(q.shape[0], config.array.cols), raw)
 
 
+def tile_groups(kept: np.ndarray, cols: int) -> np.ndarray:
+    """bool[tiles, groups]: which groups any of a tile's `cols` channels keeps, of bool[N, groups]."""
+    n, groups = kept.shape
+    padded = np.zeros((ceil_div(n, cols) * cols, groups), bool)
+    padded[:n] = kept
+    return np.asarray(padded.reshape(-1, cols, groups).any(1))
+
+
+def pruned_groups(config: Config, model: Model, name: str, tensors: list[list[str]], dtype: WeightType,
+                  shape: tuple[int, int]) -> int | None:
+    """Groups in a tile of matrices of one shape, all layers' alike; None if there is none to leave out.
+
+    All their tiles have as many as the fullest, so that time does not depend on data and one loop serves all layers.
+    Of a model whose shape alone is known, the channels of a tile are taken to keep all groups among them unless they
+    keep the same.
+
+    Raises
+    ------
+    CompileError
+        Rows are not whole groups.
+    """
+    types, cols = config.types, config.array.cols
+    if types.keep == 1 or not config.array.sparse:
+        return None
+    n, k = shape
+    group = dtype.group(types.group_size)
+    require(group > 0 and k % group == 0,
+            f"{name}: a sparse array takes rows of whole groups; K = {k}, types.group_size = {group}")
+    if model.shape_only:
+        most = kept_of(k // group, types.keep, types.keep_window) if types.keep_channels % cols == 0 else k // group
+    else:
+        most = 1
+        for parts in tensors:
+            weights = pruned(types, group, np.concatenate([model.tensors[tensor] for tensor in parts]))
+            kept = np.asarray(weights.reshape(n, k // group, group).any(-1))
+            most = max(most, int(tile_groups(kept, cols).sum(1).max()))
+    return most if most < k // group else None
+
+
+def pruned(types: TypesConfig, group: int, weights: np.ndarray) -> np.ndarray:
+    return prune(weights, group, types.keep, channels=types.keep_channels, window=types.keep_window)
+
+
 def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: WeightType, *,
-                 bounded: bool = True) -> Matrix:
+                 bounded: bool = True, kept: int | None = None) -> Matrix:
     """As `make_matrix` for a matrix of which only the shape [N, K] is known. Not `bounded`: its accumulators are
     somebody else's care.
 
@@ -127,14 +183,15 @@ def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: Weigh
     CompileError
         As `make_matrix`; an accumulator could overflow with the largest weights the type has.
     """
-    layout = matrix_layout(config, name, shape[1], dtype)
+    layout = matrix_layout(config, name, shape[1], dtype, kept)
     if bounded:
         check_accumulator(config, name, shape[1] * dtype.max_scale * dtype.max_abs)
     return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
 
 
-def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileLayout:
-    """The tiles of a matrix with rows of `k`, if the array can take them."""
+def matrix_layout(config: Config, name: str, k: int, dtype: WeightType, kept: int | None = None) -> TileLayout:
+    """The tiles of a matrix with rows of `k`, if the array can take them; with `kept` groups each, if any are
+    missing."""
     a, m = config.array, config.memory
     group = dtype.group(config.types.group_size)
     require(group == 0 or group % a.lanes == 0,
@@ -147,7 +204,8 @@ def matrix_layout(config: Config, name: str, k: int, dtype: WeightType) -> TileL
     require((group or steps * a.lanes) <= a.group_max,
             f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
-                        steps=steps, group_steps=group // a.lanes, aux=AuxKind(dtype.aux),
+                        steps=steps if kept is None else kept * group // a.lanes, sparse=kept is not None,
+                        group_steps=group // a.lanes, aux=AuxKind(dtype.aux),
                         float_scales=dtype.float_scales,
                         order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
     for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):

@@ -57,6 +57,8 @@ class ArrayConfig:
         Largest weight group, in elements of K (sets the width of a group's dot product).
     drain_lanes : int
         Accumulators converted to float32 per cycle; a power of two, at most `cols`.
+    sparse : bool
+        Tiles may leave out weight groups: their header says which are there.
     """
 
     family: str = "mac"
@@ -69,6 +71,7 @@ class ArrayConfig:
     group_min: int = 32
     group_max: int = 1024
     drain_lanes: int = 1
+    sparse: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -191,6 +194,9 @@ class TypesConfig:
 
     `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head. With a KV
     cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens.
+    Of the groups of the layers' matrices the share `keep` is kept, the rest pruned (`wordline.pe.prune`);
+    `keep_channels` neighbouring channels keep the same, and of every `keep_window` groups the same number (0: of a
+    row).
     """
 
     weights: str = "int4"
@@ -199,8 +205,14 @@ class TypesConfig:
     acts: int = 8
     kv: str = "int8"
     kv_group: int = 32
+    keep: float = 1.0
+    keep_channels: int = 8
+    keep_window: int = 0
 
     def __post_init__(self) -> None:
+        _check(0 < self.keep <= 1, "types.keep", self.keep, "above 0, at most 1")
+        _check(self.keep_channels >= 1, "types.keep_channels", self.keep_channels, "at least 1")
+        _check(self.keep_window >= 0, "types.keep_window", self.keep_window, "at least 0")
         for name in ("weights", "head"):
             value = getattr(self, name)
             _check(value in WEIGHT_TYPES or (name == "head" and value == ""), f"types.{name}", value,
@@ -251,6 +263,16 @@ class Config:
     def beat_bytes(self) -> int:
         return self.bus.data_bits // 8
 
+    @property
+    def scale_beats(self) -> int:
+        """Beats of a tile's group scales, and as many of selects or zero points, that the array holds."""
+        return max(self.memory.meta_beats, self.array.cols * 8 // self.bus.data_bits)
+
+    @property
+    def index_beats(self) -> int:
+        """Beats of a tile's group index that a sparse array holds: as many groups as it has scales for."""
+        return max(1, 2 * self.scale_beats // self.array.cols)
+
     def hardware(self) -> dict[str, Any]:
         """The part of the tree that decides the generated hardware, as plain data."""
         tree = dataclasses.asdict(self)
@@ -291,6 +313,9 @@ def _build(cls: type, tree: dict[str, Any], path: str) -> Any:
             _check(isinstance(value, int | float) and not isinstance(value, bool), where, value,
                    "a number")
             values[key] = float(value)
+        elif hint is bool:
+            _check(isinstance(value, bool), where, value, "true or false")
+            values[key] = value
         elif hint in (int, str):
             _check(isinstance(value, hint) and not isinstance(value, bool), where, value,
                    "a whole number" if hint is int else "a string")

@@ -155,7 +155,11 @@ class MatmulInstruction(data.Struct):
     float_scales: unsigned(1)
     #: Tiles that share activations; 0: all of them.
     act_tiles: unsigned(8)
-    padding: unsigned(46)
+    #: Groups are missing: behind selects and zero points the header has for each group the step of the row with
+    #: which it begins (16 bits). ``steps`` and ``groups`` count what is there; every group is whole, and all tiles
+    #: share activations.
+    sparse: unsigned(1)
+    padding: unsigned(45)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):

@@ -2,9 +2,10 @@
 
 W[N, K] is cut into tiles of `cols` output channels. A tile holds, each section filled up to a whole
 beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits), gaps (4 bits)
-or zero points (8 bits), group after group; then the codes, step after step of `lanes` elements of K, in one of
-the orders of `isa.CodeOrder`: as bit planes of `cols*lanes` bits, or as whole codes, which single elements
-can be written to (the KV cache).
+or zero points (8 bits), group after group; if groups are left out, for each that is there the step of the row with
+which it begins (16 bits), the same for all channels of the tile; then the codes, step after step of `lanes` elements
+of K, in one of the orders of `isa.CodeOrder`: as bit planes of `cols*lanes` bits, or as whole codes, which single
+elements can be written to (the KV cache).
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class TileLayout:
     """Sizes and offsets within one tile, in bytes unless named otherwise.
 
     `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row). `planes` is the bits
-    of a code; `float_scales` says how the bytes of group scales are meant.
+    of a code; `float_scales` says how the bytes of group scales are meant. A `sparse` tile has an index of its groups,
+    and `steps` counts those of the groups that are there.
 
     Raises
     ------
@@ -43,6 +45,7 @@ class TileLayout:
     channel_scales: bool = True
     group_scales: bool = True
     float_scales: bool = False
+    sparse: bool = False
     order: CodeOrder = CodeOrder.PLANES
 
     def __post_init__(self) -> None:
@@ -63,6 +66,9 @@ class TileLayout:
         if self.steps < 1 or self.group_steps < 0:
             raise ValueError(f"steps must be at least 1 and group_steps at least 0, not {self.steps} and "
                              f"{self.group_steps}")
+
+        if self.sparse and (self.group_steps == 0 or self.steps % self.group_steps):
+            raise ValueError(f"a sparse tile has whole groups, not {self.steps} steps in groups of {self.group_steps}")
 
     def _padded(self, size: int) -> int:
         beat = self.bus_bits // 8
@@ -93,8 +99,12 @@ class TileLayout:
         return self._padded(self.groups * self.cols * AUX_BITS[self.aux] // 8)
 
     @property
+    def index_bytes(self) -> int:
+        return self._padded(2 * self.groups) if self.sparse else 0
+
+    @property
     def header_bytes(self) -> int:
-        return self.channel_bytes + self.scale_bytes + self.aux_bytes
+        return self.channel_bytes + self.scale_bytes + self.aux_bytes + self.index_bytes
 
     @property
     def code_bytes(self) -> int:
@@ -116,7 +126,8 @@ class TileLayout:
 
 
 def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None,
-         aux: np.ndarray | None = None, channel_scale: np.ndarray | None = None) -> np.ndarray:
+         aux: np.ndarray | None = None, channel_scale: np.ndarray | None = None,
+         index: np.ndarray | None = None) -> np.ndarray:
     """The bytes of a matrix.
 
     Parameters
@@ -124,6 +135,8 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
     codes : uint8[N, K]
         K at most ``steps*lanes``; missing elements are zero codes, missing channels zeros throughout.
     scales : uint8[N, groups]; aux : int8[N, groups]; channel_scale : float32[N]
+    index : uint16[tiles, layout.groups]
+        Of a sparse layout, the steps with which each tile's groups begin, whose codes, scales and aux it picks.
 
     Returns
     -------
@@ -134,8 +147,14 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
     ValueError
         K is longer than the layout's steps.
     """
-    n, k = codes.shape
     c, lanes = layout.cols, layout.lanes
+    if layout.sparse:
+        assert index is not None
+        of_channel = index[np.arange(len(codes)) // c].astype(np.intp)
+        groups = of_channel // layout.group_steps
+        codes = np.take_along_axis(codes, _elements(layout, of_channel), 1)
+        scales, aux = (None if a is None else np.take_along_axis(a, groups, 1) for a in (scales, aux))
+    n, k = codes.shape
     if k > layout.steps * lanes:
         raise ValueError(f"K = {k} is longer than {layout.steps} steps of {lanes} lanes")
     tiles = ceil_div(n, c)
@@ -166,6 +185,9 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
         raw = tiled(aux.view(np.uint8), layout.groups).transpose(0, 2, 1)[..., None]
         section(at, np.packbits(raw >> np.arange(bits, dtype=np.uint8) & 1, bitorder="little",
                                 axis=None).reshape(tiles, -1))
+    if layout.sparse:
+        assert index is not None
+        section(at + layout.aux_bytes, index.astype("<u2").view(np.uint8))
     blocks = tiled(codes, layout.steps * lanes).reshape(tiles, c, layout.steps, lanes)
     order = (0, 2, 3, 1) if layout.order == CodeOrder.LANES else (0, 2, 1, 3)
     blocks = blocks.transpose(order).reshape(tiles, layout.steps, 1, c * lanes)
@@ -181,6 +203,21 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
         bits_ = np.packbits(bits.reshape(layout.steps, -1), axis=-1, bitorder="little").reshape(-1)
         out[t, layout.header_bytes : layout.header_bytes + bits_.size] = bits_
     return out.reshape(-1)
+
+
+def _elements(layout: TileLayout, starts: np.ndarray) -> np.ndarray:
+    """Elements of K in groups that begin with steps `starts` [..., groups]: [..., groups * elements of a group]."""
+    within = np.arange(layout.group_steps * layout.lanes)
+    return (starts[..., None] * layout.lanes + within).reshape(*starts.shape[:-1], -1)
+
+
+def unpack_index(layout: TileLayout, raw: np.ndarray) -> np.ndarray:
+    """intp[N, steps * lanes]: where in its row each of the elements that `unpack` gives belongs."""
+    tiles = raw.size // layout.tile_bytes
+    raw = raw[: tiles * layout.tile_bytes].reshape(tiles, layout.tile_bytes)
+    at = layout.channel_bytes + layout.scale_bytes + layout.aux_bytes
+    starts = np.ascontiguousarray(raw[:, at : at + 2 * layout.groups]).view("<u2").astype(np.intp)
+    return np.repeat(_elements(layout, starts), layout.cols, 0)
 
 
 def unpack(layout: TileLayout, raw: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -4,11 +4,12 @@ import numpy as np
 
 from wordline.pe.datatypes import AuxKind, WeightKind, decode_table, decode_tables, scale_values
 from wordline.rtl import float_ref as ref
-from wordline.rtl.layout import TileLayout, unpack
+from wordline.rtl.layout import TileLayout, unpack, unpack_index
 
 
 def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> tuple[np.ndarray, np.ndarray]:
-    """float64[N, K] of ``group_scale * (value - zero)``, exact integers, and float32[N] channel scales."""
+    """float64[N, K] of ``group_scale * (value - zero)``, exact integers, and float32[N] channel scales. What a sparse
+    layout leaves out is 0; K ends with the last group that any tile has."""
     codes, scales, aux, channel = unpack(layout, raw)
     group = np.arange(codes.shape[1]) // (layout.group_steps * layout.lanes or codes.shape[1])
     if layout.aux in (AuxKind.SELECT, AuxKind.GAPS):
@@ -17,7 +18,13 @@ def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> 
         values = decode_table(kind)[codes].astype(np.float64)
         if layout.aux is AuxKind.ZERO:
             values -= aux[:, group]
-    return values * scale_values(scales, layout.float_scales)[:, group], channel
+    weights = values * scale_values(scales, layout.float_scales)[:, group]
+    if layout.sparse:
+        where = unpack_index(layout, raw)
+        dense = np.zeros((len(weights), where.max() + 1))
+        np.add.at(dense, (np.arange(len(weights))[:, None], where), weights)
+        weights = dense
+    return weights, channel
 
 
 def accumulate(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """MATMUL: the array, its front end that takes tiles from the weight stream, and its drain."""
 
+from typing import Any
+
 from amaranth.back import verilog
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
@@ -71,7 +73,6 @@ class MatmulUnit(wiring.Component):
         config, a = self.config, self.config.array
         plan = ColumnPlan(config)
         bus, cols, lanes = config.bus.data_bits, a.cols, a.lanes
-        meta = config.memory.meta_beats
         ch_beats = channel_beats(config)
 
         m.submodules.gearbox = gearbox = Gearbox(beat_bits=bus, plane_bits=cols * lanes)
@@ -81,9 +82,14 @@ class MatmulUnit(wiring.Component):
         m.submodules.channels = channels = BeatMemory(
             beat_bits=bus, word_bits=32 * a.drain_lanes,
             beats=2 * max(1 << (ch_beats - 1).bit_length(), -(-32 * a.drain_lanes // bus)))
-        scale_beats_max = max(meta, cols * 8 // bus)
+        scale_beats_max = config.scale_beats
         m.submodules.scales = scales = BeatMemory(beat_bits=bus, word_bits=8 * cols, beats=2 * scale_beats_max)
         m.submodules.auxes = auxes = BeatMemory(beat_bits=bus, word_bits=8 * cols, beats=2 * scale_beats_max)
+        memories = [channels, scales, auxes]
+        if a.sparse:
+            m.submodules.group_index = group_index = BeatMemory(beat_bits=bus, word_bits=16,
+                                                                beats=2 * config.index_beats)
+            memories.append(group_index)
         connect(m, drain.m, flipped(self.m))
         connect(m, drain.row_scale, flipped(self.row_scale))
         columns = [place_column(m, config, f"column_{c}", self.inline) for c in range(cols)]
@@ -104,9 +110,10 @@ class MatmulUnit(wiring.Component):
             return (instruction.groups + per_beat - 1) >> exact_log2(per_beat)
 
         section_size = [Signal(range(max(ch_beats, scale_beats_max) + 2), name=f"section_{i}")
-                        for i in range(3)]
-        section, beat = Signal(2), Signal(range(max(ch_beats, scale_beats_max) + 2))
-        size = data.View(data.ArrayLayout(len(beat), 4), Cat(*section_size, Const(0, len(beat))))[section]
+                        for i in range(len(memories))]
+        end = len(memories)  # the section behind the last
+        section, beat = Signal(range(end + 1)), Signal(range(max(ch_beats, scale_beats_max) + 2))
+        size = Array([*section_size, Const(0, 1)])[section]
         tile, header_parity = Signal(16), Signal()
         issued_tiles, done_tiles = Signal(16), Signal(16)
         header = Signal()
@@ -134,7 +141,7 @@ class MatmulUnit(wiring.Component):
             gearbox.start.eq(start_codes & ~is_trits), gearbox.beats.valid.eq(codes_valid & ~is_trits),
             gearbox.steps.ready.eq(step_ready),
         ]
-        for index, memory in enumerate((channels, scales, auxes)):
+        for index, memory in enumerate(memories):
             m.d.comb += [
                 memory.write.eq(header & self.beats.valid & (section == index)),
                 memory.write_data.eq(self.beats.payload),
@@ -154,11 +161,13 @@ class MatmulUnit(wiring.Component):
                         section_beats(AUX_BITS[a] * cols) if AUX_BITS[a] else 0 for a in AuxKind)[instruction.aux]),
                     section.eq(0), beat.eq(0), header_parity.eq(0),
                 ]
+                if a.sparse:
+                    m.d.sync += section_size[3].eq(section_beats(16))
                 m.next = "HEADER"
                 with m.If((tiles == 0) | (steps == 0) | (rows == 0)):
                     m.next = "END"
             with m.State("HEADER"):
-                with m.If(section == 3):
+                with m.If(section == end):
                     # The gearbox is free when every step of the tile before has been issued.
                     with m.If(issued_tiles == tile):
                         m.d.comb += start_codes.eq(1)
@@ -168,6 +177,9 @@ class MatmulUnit(wiring.Component):
                     pass  # the tile before last still needs the half that this header goes to
                 with m.Elif(beat == size):
                     m.d.sync += [section.eq(section + 1), beat.eq(0)]
+                    if a.sparse:
+                        with m.If((section == 2) & ~instruction.sparse):
+                            m.d.sync += section.eq(end)
                 with m.Else():
                     m.d.comb += [header.eq(1), self.beats.ready.eq(1)]
                     with m.If(self.beats.valid):
@@ -236,6 +248,9 @@ class MatmulUnit(wiring.Component):
                 group.eq(Mux(last_in_tile, 0, group + last_in_group)),
                 issue_parity.eq(issue_parity ^ last_in_tile), issued_tiles.eq(issued_tiles + last_in_tile),
             ]
+        if a.sparse:
+            self._follow_index(m, group_index, instruction, start_codes=start_codes, load=load, act=act,
+                               last_in_group=last_in_group, last_in_tile=last_in_tile, parity=issue_parity)
         guard = Signal(range(plan.spacing + 1))
         pending = Signal()  # a tile is between its last step and the end of its drain's reading
         with m.If(guard != 0):
@@ -332,3 +347,22 @@ class MatmulUnit(wiring.Component):
                 done_tiles.eq(0), issue_parity.eq(0), result_parity.eq(0),
             ]
         return m
+
+    def _follow_index(self, m: Module, index: BeatMemory, instruction: Any, *, start_codes: Value, load: Value,
+                      act: Signal, last_in_group: Value, last_in_tile: Value, parity: Value) -> None:
+        """Of a sparse instruction, let `act` go where the index says at every group's begin.
+
+        The memory presents the start of the group behind the one that is being loaded; while no tile is, of a tile's
+        first, which is written before its codes start.
+        """
+        group, next_group = Signal(16), Signal(16)
+        start = instruction.act.imm + index.data
+        m.d.comb += next_group.eq(group)
+        with m.If(start_codes):
+            m.d.comb += next_group.eq(1)
+        with m.Elif(load & last_in_group):
+            m.d.comb += next_group.eq(Mux(last_in_tile, 0, group + 1))
+        m.d.sync += group.eq(next_group)
+        m.d.comb += index.address.eq(half(next_group, parity ^ (load & last_in_tile), index.address_bits))
+        with m.If(instruction.sparse & (start_codes | (load & last_in_group & ~last_in_tile))):
+            m.d.sync += act.eq(start)

@@ -102,6 +102,7 @@ class Events:
             "ROW_SCALE": (32 * ROW_SCALES, 32, 32), "SCALAR": (16 * 32, 32, 32),
             "weight FIFO": (m.stream_beats * bus, bus, bus), "load FIFO": (FIFO_BEATS * bus, bus, bus),
             "group scales": (2 * m.meta_beats * bus, 8 * a.cols, bus),
+            "group index": (2 * config.index_beats * bus, 16, bus),
             "channel scales": (2 * channel_beats(config) * bus, 32 * a.drain_lanes, bus),
             "program": (256 * m.program, 256, 256),
         }
@@ -213,6 +214,9 @@ class Events:
             yield self.read("MATMUL", "channel scales"), n["row_tiles"] * (a.cols // a.drain_lanes)
             yield self.write("MATMUL", "channel scales"), n["tiles"] * channel_beats(self.config)
         sections = [8 * a.cols * f["group_scales"], a.cols * AUX_BITS[AuxKind(f["aux"])]]
+        if f["sparse"]:
+            yield self.read("MATMUL", "group index"), groups
+            yield self.write("MATMUL", "group index"), n["tiles"] * -(-f["groups"] * 16 // self.config.bus.data_bits)
         for bits in filter(None, sections):
             yield self.read("MATMUL", "group scales"), groups
             yield self.write("MATMUL", "group scales"), n["tiles"] * -(-f["groups"] * bits // self.config.bus.data_bits)

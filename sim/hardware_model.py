@@ -91,9 +91,10 @@ class HardwareModel:
             if f"model.layers.{i}.{parts[0]}.bias" in model.tensors:
                 bias = np.concatenate([model.layer(i, part, "bias") for part in parts])
             tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
-            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.weights, types.group_size), bias)
+            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.weights, types), bias)
 
-        if like is not None and like.types.group_size != types.group_size:
+        if like is not None and any(getattr(like.types, name) != getattr(types, name) for name in (
+                "group_size", "keep", "keep_channels", "keep_window")):
             like = None
         if like is not None and like.model is model and like.types.weights == types.weights:
             self.layers = like.layers
@@ -103,8 +104,8 @@ class HardwareModel:
         if like is not None and like.types.head_weights == types.head_weights and "output head" not in model.quantised:
             self.head = like.head
         else:
-            self.head = _Linear(quantised(model, "output head", [model.head_name], types.head_weights,
-                                          types.group_size))
+            self.head = _Linear(quantised(model, "output head", [model.head_name], types.head_weights, types,
+                                          prunes=False))
         self.embedding = model.embedding if like is None else like.embedding
 
     def _embed(self, ids: np.ndarray) -> np.ndarray:

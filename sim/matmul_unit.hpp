@@ -65,8 +65,9 @@ struct Matmul : Unit {
     enum { IDLE, PREPARE, HEADER, CODES, DRAIN, END } state = IDLE;
     // The instruction.
     int64_t rows = 0, tiles = 0, steps = 0, group_steps = 0, groups = 0, kind = 0, aux = 0;
-    bool channel_scales = false, group_scales = false;
-    int64_t section_size[4] = {};
+    bool channel_scales = false, group_scales = false, sparse = false;
+    static constexpr int SECTIONS = 4;  // of a header: channel scales, group scales, selects or zeros, index
+    int64_t section_size[SECTIONS + 1] = {};
     int64_t section = 0, at = 0, tile = 0, issued_tiles = 0, done_tiles = 0;
     Gearbox gearbox;
     // Steps.
@@ -86,9 +87,9 @@ struct Matmul : Unit {
         bool held = (group_last && now < guard_until) || (tile_last && pending);
         takes_step = offered && !held && now >= pe_ready;
         loads_step = gearbox.offers && (!offered || takes_step);
-        starts_tile = state == HEADER && section == 3 && issued_tiles == tile;
+        starts_tile = state == HEADER && section == SECTIONS && issued_tiles == tile;
         gearbox.outputs(p, loads_step);
-        bool header = state == HEADER && section < 3 && done_tiles + 1 >= tile && at != section_size[section];
+        bool header = state == HEADER && section < SECTIONS && done_tiles + 1 >= tile && at != section_size[section];
         takes_codes = beat && state == CODES && gearbox.takes;
         takes_beat = (beat && header) || takes_codes;
     }
@@ -113,6 +114,7 @@ struct Matmul : Unit {
                 gearbox.planes = start->get(matmul::planes), gearbox.trits = start->get(matmul::order) == TRITS;
                 kind = start->get(matmul::kind), aux = start->get(matmul::aux);
                 channel_scales = start->get(matmul::channel_scales), group_scales = start->get(matmul::group_scales);
+                sparse = start->get(matmul::sparse);
                 if (group_steps == 0) group_steps = steps;
                 tile = issued_tiles = issued = done_tiles = 0;
                 state = PREPARE, changed = true;
@@ -122,18 +124,19 @@ struct Matmul : Unit {
             section_size[0] = channel_scales ? p.channel_beats : 0;
             section_size[1] = group_scales ? section_beats(p, 8 * p.cols) : 0;
             section_size[2] = AUX_BITS[aux] ? section_beats(p, AUX_BITS[aux] * p.cols) : 0;
+            section_size[3] = section_beats(p, 16);
             section = at = 0;
             state = tiles && steps && rows ? HEADER : END;
             changed = true;
             break;
         case HEADER:
-            if (section == 3) {
+            if (section == SECTIONS) {
                 if (starts_tile) section = 0, tile++, state = CODES, changed = true;
                 else if (cause != WORK && cause != DRAIN_WAIT) cause = DRAIN_WAIT;
             } else if (done_tiles + 1 < tile) {
                 if (cause != WORK) cause = DRAIN_WAIT;
             } else if (at == section_size[section]) {
-                section++, at = 0, changed = true;
+                section = section == 2 && !sparse ? SECTIONS : section + 1, at = 0, changed = true;
             } else if (takes_beat) {
                 at++;
             } else if (cause != WORK) {

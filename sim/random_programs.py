@@ -76,13 +76,18 @@ def _tile(rng: random.Random, config: Config) -> Block:
     while True:
         grouped = rng.random() < 0.7
         group_steps = rng.choice([g for g in (1, 2, 4, 8, 16) if a.group_min <= g * a.lanes <= a.group_max] or [0])
+        steps, sparse = rng.randint(1, min(longest, 24)), False
+        if a.sparse and grouped and group_steps and rng.random() < 0.6:
+            steps, sparse = max(steps // group_steps, 1) * group_steps, True
         layout = TileLayout(
             cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
-            steps=rng.randint(1, min(longest, 24)), group_steps=group_steps if grouped else 0,
+            steps=steps, group_steps=group_steps if grouped else 0,
             aux=AuxKind(dtype.aux) if rng.random() < 0.8 else AuxKind.NONE,
             channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7, float_scales=dtype.float_scales,
+            sparse=sparse,
             order=_order(rng, dtype))
-        if max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes:
+        if (max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes
+                and layout.index_bytes <= config.index_beats * config.beat_bytes):
             break
     tiles: Any = rng.choice([0, 1, 1, 2, 3, 5, "small"])
     register = rng.choice(SMALL) if tiles == "small" else 0
@@ -99,8 +104,8 @@ def _tile(rng: random.Random, config: Config) -> Block:
         "steps": layout.steps, "out": rng.randrange(32), "kind": int(dtype.kind), "planes": layout.planes,
         "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
-        "float_scales": int(layout.float_scales), "order": int(layout.order), "slot": rng.randrange(8),
-        "out_stride": rng.randrange(64), "act_tiles": rng.choice([0, 0, 1, 2])}}]
+        "float_scales": int(layout.float_scales), "sparse": int(layout.sparse), "order": int(layout.order),
+        "slot": rng.randrange(8), "out_stride": rng.randrange(64), "act_tiles": rng.choice([0, 0, 1, 2])}}]
 
 
 def _order(rng: random.Random, dtype: WeightType) -> CodeOrder:

@@ -30,10 +30,10 @@ from wordline.sim.rtl import RtlMachine
 #: Hardware that the cases run on: families, bus wider and narrower than a plane, dequantiser rates, drains.
 HARDWARE: dict[str, tuple[str, list[str]]] = {
     "mac-8x8-bus64": ("ulx3s", ["array.act_bits=16"]),
-    "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8"]),
+    "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "array.sparse=true"]),
     "mac-3x8x8-bus256": ("ulx3s", ["array.rows=3", "bus.data_bits=256", "array.drain_lanes=2", "memory.stream_beats=64",
                                    'array.weights=["int8", "int7", "int4_asym", "ternary", "mxfp4"]',
-                                   "array.group_min=8", "vector.lanes=2"]),
+                                   "array.group_min=8", "vector.lanes=2", "array.sparse=true"]),
     "serial-8x16-bus32": ("ulx3s", ['array.family="bit_serial"', "array.cols=8", "array.lanes=16", "bus.data_bits=32",
                                     'array.weights=["int8", "int5", "int1", "ternary", "bitmod_fp3", "pow2x3"]',
                                     "array.group_min=16", "vector.lanes=8", "array.drain_lanes=8",
@@ -122,7 +122,7 @@ def random_hardware(number: int) -> Config:
             "array.family": name, "array.rows": rng.randint(1, 3), "array.cols": cols,
             "array.lanes": lanes, "array.act_bits": rng.choice([8, 16]),
             "array.weights": ["int8", *rng.sample(types, 3)], "array.group_min": lanes * rng.choice([1, 2, 4]),
-            "array.drain_lanes": rng.choice([1, 2, 4, 8]), "vector.lanes": vector,
+            "array.sparse": rng.random() < 0.5, "array.drain_lanes": rng.choice([1, 2, 4, 8]), "vector.lanes": vector,
             "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "memory.stream_beats": rng.choice([64, 128, 512]),
             "memory.vector_floats": 4096, "memory.matmul_floats": 4096, "memory.load_floats": 2048,
         }

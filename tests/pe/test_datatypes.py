@@ -19,6 +19,7 @@ from wordline.pe.datatypes import (
 from wordline.pe.quantize import dequantize, quantize
 from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, pack, unpack
+from wordline.rtl.matmul_ref import effective_weights
 from wordline.rtl.trits import pack_trits, unpack_trits
 
 
@@ -333,3 +334,30 @@ def test_more_weights_than_the_layout_holds_are_refused():
                         group_scales=False)
     with pytest.raises(ValueError, match="K = 17 is longer than 2 steps of 8 lanes"):
         pack(layout, np.zeros((8, 17), np.uint8))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_sparse_layout_holds_the_groups_of_its_index(data):
+    dtype = WEIGHT_TYPES[data.draw(st.sampled_from(["int4", "int4_asym", "bitmod_fp3", "ternary", "pow2x3", "nvfp4"]))]
+    groups, group_steps = data.draw(st.integers(2, 12)), data.draw(st.sampled_from([1, 2, 4]))
+    kept, n = data.draw(st.integers(1, groups)), data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(n * kept)
+    q = quantize(rng.standard_normal((n, groups * group_steps * 8)).astype(np.float32), dtype, group_steps * 8)
+    layout = TileLayout(cols=16, lanes=8, bus_bits=data.draw(st.sampled_from([32, 64, 256])), planes=dtype.bits,
+                        steps=kept * group_steps, group_steps=group_steps, aux=dtype.aux, sparse=True,
+                        float_scales=dtype.float_scales, order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
+    chosen = np.stack([np.sort(rng.permutation(groups)[:kept]) for _ in range(-(-n // 16))])
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale, chosen * group_steps)
+    assert raw.size == layout.matrix_bytes(n)
+    weights, _ = effective_weights(raw, layout, dtype.kind)
+    mask = np.zeros((n, groups), bool)
+    np.put_along_axis(mask, chosen[np.arange(n) // 16], True, 1)
+    dense = q.integers() * np.repeat(mask, group_steps * 8, 1)
+    width = weights.shape[1]
+    assert (weights[:n] == dense[:, :width]).all() and not dense[:, width:].any() and not weights[n:].any()
+
+
+def test_a_sparse_layout_has_whole_groups():
+    with pytest.raises(ValueError, match="a sparse tile has whole groups, not 3 steps in groups of 2"):
+        TileLayout(cols=8, lanes=8, bus_bits=64, planes=4, steps=3, group_steps=2, sparse=True)

@@ -26,12 +26,12 @@ def config(family, rows, cols, lanes, bus, drain=1, act_bits=8, floating=False):
         weights = ("int8", "int4_asym", "bitmod_fp3", "mxfp4", "nvfp4", "pow2x2", "pow2x3")
     return Config(
         array=ArrayConfig(family=family, rows=rows, cols=cols, lanes=lanes, act_bits=act_bits,
-                          weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
+                          sparse=floating, weights=weights, group_min=max(lanes, 16), group_max=256, drain_lanes=drain),
         vector=VectorConfig(lanes=4), bus=BusConfig(data_bits=bus),
         memory=MemoryConfig(act_elements=ACT, matmul_floats=FLOATS, meta_beats=64))
 
 
-def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=True, act_tiles=0):
+def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=True, act_tiles=0, missing=0):
     """One instruction: its fields, beats, activations, row scales, and the expected rows."""
     a, dtype = cfg.array, WEIGHT_TYPES[name]
     steps = -(-k // a.lanes)
@@ -39,27 +39,39 @@ def case(cfg, rng, name, *, n, k, group, rows, order=CodeOrder.PLANES, scaled=Tr
     w = rng.standard_normal((n, k)).astype(np.float32)
     group_steps = (group // a.lanes) if scaled else 0
     q = quantize(w, dtype, group_steps * a.lanes)
+    tiles, index, k_steps = -(-n // a.cols), None, steps
+    if missing:
+        groups = steps // group_steps - missing
+        mixed = rng.permuted(np.tile(np.arange(groups + missing), (tiles, 1)), axis=1)
+        index = np.sort(mixed[:, :groups], 1) * group_steps
+        steps = groups * group_steps
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=cfg.bus.data_bits, planes=dtype.bits, steps=steps,
                         group_steps=group_steps, aux=dtype.aux if scaled else 0,
-                        channel_scales=scaled, group_scales=scaled, float_scales=dtype.float_scales, order=order)
-    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale)
-    tiles = -(-n // a.cols)
+                        channel_scales=scaled, group_scales=scaled, float_scales=dtype.float_scales, order=order,
+                        sparse=bool(missing))
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale, index)
     top = (1 << a.act_bits - 1) - 1
     turns = -(-tiles // (act_tiles or tiles))
-    x = np.zeros((a.rows, turns, steps * a.lanes), np.int64)
+    x = np.zeros((a.rows, turns, k_steps * a.lanes), np.int64)
     x[..., :k] = rng.integers(-top, top, (a.rows, turns, k), endpoint=True)
-    act, slot, out = (int(rng.integers(n)) for n in (ACT // a.lanes - turns * steps + 1, 8, 8))
+    act, slot, out = (int(rng.integers(n)) for n in (ACT // a.lanes - turns * k_steps + 1, 8, 8))
     stride = tiles * a.cols // 4 + 1
     fields = {"rows": rows, "act": act, "tiles": tiles, "steps": steps, "out": out, "kind": int(dtype.kind),
               "planes": dtype.bits, "group_steps": group_steps, "groups": layout.groups,
               "aux": int(layout.aux), "channel_scales": int(scaled), "group_scales": int(scaled),
-              "float_scales": int(dtype.float_scales), "order": int(order), "slot": slot, "out_stride": stride,
-              "act_tiles": act_tiles}
+              "float_scales": int(dtype.float_scales), "sparse": int(bool(missing)), "order": int(order), "slot": slot,
+              "out_stride": stride, "act_tiles": act_tiles}
     row_scale = rng.uniform(0.001, 0.1, a.rows).astype(np.float32)
     weights, channel = effective_weights(raw, layout, dtype.kind)
+    if missing:  # the dense product with zeros
+        kept = np.zeros((tiles * a.cols, k_steps // group_steps), bool)
+        np.put_along_axis(kept, np.repeat(index // group_steps, a.cols, 0), True, 1)
+        dense = q.integers() * np.repeat(kept[:n], group, 1)[:, :k]
+        assert (weights[:n] == dense[:, : weights.shape[1]]).all() and not dense[:, weights.shape[1] :].any()
     shared = (act_tiles or tiles) * a.cols
-    want = np.concatenate([matmul(x[:rows, i], weights[n], row_scale[:rows], channel[n] if scaled else None)
-                           for i in range(turns) for n in [slice(i * shared, (i + 1) * shared)]], 1)
+    want = np.concatenate([
+        matmul(x[:rows, i, : weights.shape[1]], weights[part], row_scale[:rows], channel[part] if scaled else None)
+        for i in range(turns) for part in [slice(i * shared, (i + 1) * shared)]], 1)
     beat = cfg.beat_bytes
     beats = [int.from_bytes(raw[i : i + beat].tobytes(), "little") for i in range(0, raw.size, beat)]
     return fields, beats, x.reshape(a.rows, -1), row_scale, want
@@ -165,9 +177,12 @@ def test_matmul(family, rows, cols, lanes, bus, drain, act_bits, stall):
     ("mac", 1, 8, 8, 64, 1, 16),
     ("bit_serial", 2, 16, 8, 256, 2, 8),
 ])
-def test_float_scales_and_gaps(family, rows, cols, lanes, bus, drain, act_bits):
+def test_float_scales_gaps_and_missing_groups(family, rows, cols, lanes, bus, drain, act_bits):
     rng = np.random.default_rng(8)
     cfg = config(family, rows, cols, lanes, bus, drain, act_bits, floating=True)
     shapes = [(name, dict(n=20, k=96, group=group, rows=rows)) for name, group in (
         ("mxfp4", 32), ("int4_asym", 32), ("nvfp4", 16), ("pow2x3", 16), ("bitmod_fp3", 32), ("pow2x2", 32))]
+    for i, (name, group, missing) in enumerate((("int4_asym", 16, 3), ("pow2x3", 16, 5), ("bitmod_fp3", 32, 1),
+                                                ("int8", 16, 4), ("nvfp4", 16, 2))):
+        shapes.insert(2 * i, (name, dict(n=20, k=96, group=group, rows=rows, missing=missing)))
     run(cfg, [case(cfg, rng, name, **shape) for name, shape in shapes], 0.3, rng)
