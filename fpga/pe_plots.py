@@ -7,7 +7,7 @@ from wordline.fpga.pe_studies import LADDER_PAPER, Study
 _MARKS = "osv^D<>pX*h"
 _WIDEST = 8
 #: Points that are there for a study of their own.
-_STUDIES = ("lut_k", "lut_ladder")
+_STUDIES = ("lut_k", "lut_ladder", "lut_wide", "mac_wide")
 
 
 def plot(tree: dict, studies: list[Study], folder: Path) -> list[Path]:
@@ -99,7 +99,8 @@ def _papers(tree: dict, studies: list[Study], path: Path) -> Path:
             axes.plot(names, [LADDER_PAPER[0] / size for size in LADDER_PAPER], "k^--", label="paper")
             axes.set_ylabel("gain over step 1")
             axes.set_xlabel("step")
-        axes.set_title("\n".join((study.title.split(" (")[0].split(",")[0], f"paper: {study.paper}")), fontsize=8)
+        lanes = ", 16 lanes" if "16 lanes" in study.title else ""
+        axes.set_title(f"{study.title.split(' (')[0].split(',')[0]}{lanes}\npaper: {study.paper}", fontsize=8)
         axes.grid(True, alpha=0.25)
         axes.legend(fontsize=7)
     figure.suptitle(f"{tree['target']}, {tree['tool']}", fontsize=9)

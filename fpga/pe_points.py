@@ -33,8 +33,7 @@ FP16_TILE_ROWS, BITMOD_TILE_ROWS, TILE_COLUMNS = 6, 8, 8
 #: What BitMoD's encoder understands.
 BITMOD_KINDS = (WeightKind.INT8, WeightKind.INT6, WeightKind.FP4, WeightKind.FP3)
 #: Widths that every family which decodes them is compared at.
-COMPARED = {WeightKind.TERNARY, WeightKind.INT2, WeightKind.INT3, WeightKind.INT4, WeightKind.INT8, WeightKind.FP4,
-            WeightKind.FP3}
+COMPARED = {WeightKind.TERNARY, WeightKind.INT2, WeightKind.INT4, WeightKind.INT8, WeightKind.FP4}
 #: Family names whose default option is not the one to compare: eight planes of activations at once.
 CHOSEN = {"bit_plane": "bit_plane:pairs=8"}
 
@@ -113,7 +112,7 @@ class Register(wiring.Component):
 
 
 def all_points() -> list[Point]:
-    return [*fp16_points(), *ladder_points(), *k_points(), *column_points()]
+    return [*fp16_points(), *ladder_points(), *k_points(), *wide_points(), *column_points()]
 
 
 def operands(bits: float) -> Part:
@@ -198,6 +197,14 @@ def k_points() -> list[Point]:
     """
     return [column_point(f"lut:k={k}", WeightKind.INT2, LUT_COLUMNS, rows=1, lanes=60, label="lut_k")
             for k in range(2, 7)]
+
+
+def wide_points() -> list[Point]:
+    """`mac` and `lut` with 16 lanes a row: four tables before one accumulator."""
+    widths = (WeightKind.INT1, WeightKind.INT2, WeightKind.INT3, WeightKind.INT4, WeightKind.INT5, WeightKind.INT6,
+              WeightKind.INT8)
+    return [column_point(name, kind, COLUMNS, rows=1, lanes=16, label=f"{name}_wide")
+            for name in ("lut", "mac") for kind in widths]
 
 
 def ladder_points() -> list[Point]:

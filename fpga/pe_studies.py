@@ -5,6 +5,7 @@ Works on `pe_area.records`; a comparison whose points were not measured is left 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from wordline.fpga.pe_points import BITMOD_TILE_ROWS, FP16_TILE_ROWS, TILE_COLUMNS, YARDSTICK
 
@@ -28,7 +29,8 @@ class Study:
 
 def studies(records: list[Record]) -> list[Study]:
     """Those comparisons for which there are points."""
-    made: list[Callable[[list[Record]], Study | None]] = [bitmod, lut_and_mac, lut_and_fp16, table_size, ladder]
+    made: list[Callable[[list[Record]], Study | None]] = [
+        bitmod, lut_and_mac, partial(lut_and_mac, suffix="_wide", lanes=16), lut_and_fp16, table_size, ladder]
     return [study for study in (make(records) for make in made) if study is not None]
 
 
@@ -74,9 +76,9 @@ def _crossing(widths: list[float], ratios: list[float]) -> str:
     return f"up to {wins:g} bits" if wins else "never"
 
 
-def lut_and_mac(records: list[Record]) -> Study | None:
-    mac = {r["weights"]: r for r in _of(records, "mac") if r["weights"].startswith("int")}
-    pairs = [(mac[r["weights"]], r) for r in _of(records, "lut") if r["weights"] in mac]
+def lut_and_mac(records: list[Record], suffix: str = "", lanes: int = 4) -> Study | None:
+    mac = {r["weights"]: r for r in _of(records, "mac" + suffix) if r["weights"].startswith("int")}
+    pairs = [(mac[r["weights"]], r) for r in _of(records, "lut" + suffix) if r["weights"] in mac]
     if not pairs:
         return None
     pairs.sort(key=lambda pair: pair[0]["weight_bits"])
@@ -86,7 +88,7 @@ def lut_and_mac(records: list[Record]) -> Study | None:
     bits = [m["weight_bits"] for m, _ in pairs]
     alone, whole = ([float(row[i]) for row in rows] for i in (3, 4))
     return Study(
-        "LUT against MAC, INT8 activations, area for one product a cycle (ISCA 2025, Fig. 11)",
+        f"LUT against MAC, INT8 activations, {lanes} lanes, area for one product a cycle (ISCA 2025, Fig. 11)",
         ("weights", "mac", "lut", "mac / lut alone", "mac / lut whole"), rows,
         "LUT is smaller up to 6 bits", f"{_crossing(bits, alone)} alone, {_crossing(bits, whole)} whole")
 
