@@ -56,6 +56,12 @@ def fold(bits: Value) -> tuple[Value, Value]:
     return bits[:-1] ^ negative.replicate(len(bits) - 1), negative
 
 
+def folded(bits: int, k: int) -> tuple[int, int]:
+    """What `fold` makes of a plane's k bits, for weights that are static and can be folded off line."""
+    negative = ~bits >> (k - 1) & 1
+    return (~bits if negative else bits) & ((1 << k - 1) - 1), negative
+
+
 def sizes(lanes: int, k: int) -> list[int]:
     """Activations of each table; the last may have fewer."""
     return [min(k, lanes - i) for i in range(0, lanes, k)]

@@ -26,7 +26,7 @@ from wordline.pe.float_sum import (
     shift_right_jam,
     sum_layout,
 )
-from wordline.pe.lut import half_table
+from wordline.pe.lut import folded, half_table
 
 K = 4
 ENTRIES = 1 << (K - 1)
@@ -43,12 +43,6 @@ class Entry(data.Struct):
     sign: unsigned(1)
     magnitude: unsigned(_SIGNIFICAND)
     exponent: unsigned(6)
-
-
-def fold(bits: int) -> tuple[int, int]:
-    """(index, negate) of a plane's four weight bits (set: +1), off line."""
-    negate = ~bits >> (K - 1) & 1
-    return (~bits if negate else bits) & (ENTRIES - 1), negate
 
 
 class TableFp16(wiring.Component):
@@ -123,7 +117,7 @@ class LutFp16Column(wiring.Component):
     Members
     -------
     entries : In, the table, registered where it is made
-    valid, step : In, `index` and `negate` (`fold`), the `plane`, and whether it is the `last` of a sum
+    valid, step : In, `index` and `negate` (`folded`), the `plane`, and whether it is the `last` of a sum
     done, sum : Out, for one cycle a sum, ``latency`` cycles after its last step
 
     A weight of W bits takes W cycles for four products.
@@ -149,7 +143,7 @@ class LutFp16Column(wiring.Component):
         """(significand, exponent) of the sum of steps: a table, a plane's four weight bits, and the plane."""
         addends = []
         for table, bits, plane in steps:
-            index, negate = fold(bits)
+            index, negate = folded(bits, K)
             magnitude, exponent = table[index]
             addends.append((-magnitude if negate else magnitude, exponent + plane + RunningSum.bias(self.bits)))
         return RunningSum.reference(addends, self.bits, _SIGNIFICAND + 1)

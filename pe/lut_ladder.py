@@ -82,7 +82,7 @@ class TileColumn(wiring.Component):
     -------
     tables : In ``[rows]``
     valid, bits, plane, top, first : In, a plane of K weight bits; which one, whether it is the top one, whether a sum
-        starts. From step 3 on the lower bits are the folded index and the highest bit says whether to negate.
+        starts. From step 3 on the lower bits are the index (`folded`) and the highest bit says whether to negate.
     acc : Out ``[rows]``, a cycle later
     """
 
@@ -110,12 +110,3 @@ class TileColumn(wiring.Component):
             with m.If(self.valid):
                 m.d.sync += acc.eq(Mux(self.first, 0, acc) + shifted)
         return m
-
-
-def folded(bits: int, k: int) -> int:
-    """What `fold` makes of a plane's bits, off line: the index, and above it whether to negate."""
-    top = bits >> (k - 1)
-    low = (1 << (k - 1)) - 1
-    return (bits ^ (low if top else 0)) & low | top << (k - 1)
-
-

@@ -17,7 +17,8 @@ from wordline.pe.datatypes import KIND_BITS, WeightKind, decode_table
 from wordline.pe.float_sum import RunningSum, half_ints, round_even, shift_right_jam, ulps
 from wordline.pe.fp16_dot import Fp16Dot
 from wordline.pe.fp16_mac import Fp16Mac
-from wordline.pe.lut_fp16 import ENTRIES, K, LutFp16Column, TableFp16, fold
+from wordline.pe.lut import folded
+from wordline.pe.lut_fp16 import ENTRIES, K, LutFp16Column, TableFp16
 from wordline.pe.shift_add_fp16 import ShiftAddFp16
 
 SEED = 1
@@ -301,7 +302,7 @@ def test_folded_look_ups_are_all_sixteen_sums():
     table = TableFp16.reference(acts)
     unit = LutFp16Column().unit + 24 + 1 - 12 + RunningSum.bias(24)
     for bits in range(16):
-        index, negate = fold(bits)
+        index, negate = folded(bits, K)
         magnitude, exponent = table[index]
         value = (-magnitude if negate else magnitude) * Fraction(2) ** (exponent + unit)
         assert value == sum(2**k if bits >> k & 1 else -(2**k) for k in range(K))
@@ -315,7 +316,8 @@ def test_lut_column(weight_bits):
     table = TableFp16.reference(acts)
     lengths = rng.choice([1, 3, 9], 40)
     groups = [[(int(rng.integers(16)), plane) for _ in range(n) for plane in range(weight_bits)] for n in lengths]
-    steps = [dict(zip(("index", "negate"), fold(bits), strict=True)) | {"plane": p} for g in groups for bits, p in g]
+    steps = [dict(zip(("index", "negate"), folded(bits, K), strict=True)) | {"plane": plane}
+             for group in groups for bits, plane in group]
     lasts = [k == len(g) - 1 for g in groups for k in range(len(g))]
     entries = [{"sign": m < 0, "magnitude": abs(m), "exponent": e} for m, e in table]
     got = run(dut, steps, lasts, sums, 0.2, {"entries": entries})

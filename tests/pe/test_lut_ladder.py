@@ -7,7 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from wordline.pe.lut_ladder import Step, Table, TileColumn, folded, table_layout
+from wordline.pe.lut import folded
+from wordline.pe.lut_ladder import Step, Table, TileColumn, table_layout
 
 K, ACT_BITS, ROWS = 4, 8, 2
 
@@ -68,7 +69,8 @@ def test_dot_products(step, weight_bits):
                 for plane in range(weight_bits):
                     codes = weights[at] if step is Step.CONVENTIONAL else offset[at]
                     bits = sum((int(c) >> plane & 1) << i for i, c in enumerate(codes))
-                    ctx.set(dut.bits, folded(bits, K) if step >= Step.FOLDED else bits)
+                    index, negate = folded(bits, K)
+                    ctx.set(dut.bits, index | negate << (K - 1) if step >= Step.FOLDED else bits)
                     ctx.set(dut.valid, 1)
                     ctx.set(dut.plane, plane)
                     ctx.set(dut.top, plane == weight_bits - 1)
