@@ -93,7 +93,7 @@ def evaluate(
     dtypes: Annotated[str, typer.Option(help="Weight types, the first of which the other axes are measured with.")] =
         "FP4,FP3,int8,int6,int4,int4_asym,int3,int3_asym",
     acts: Annotated[str, typer.Option(help="Bits of activations: 16, 8, 4.")] = "8",
-    kv: Annotated[str, typer.Option(help="Bits of keys and values: 16, 8, 4, 2; the hardware has 8 and 4.")] = "8",
+    kv: Annotated[str, typer.Option(help="Bits of keys and values: 16, 8, 4, 2; the hardware has 8, 4 and 2.")] = "8",
     quantizer: Annotated[list[str] | None, typer.Option(
         help="Also with these on top of rounding, such as awq,gptq; repeatable.")] = None,
     head: Annotated[str, typer.Option(help="Weight type of the output head; empty: as the layers.")] = "int8",

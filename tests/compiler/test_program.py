@@ -103,6 +103,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(model, settings, message):
     ("array.family=abacus", "array.family = 'abacus' is not allowed: no PE family 'abacus': one of"),
     ("array.wheels=3", "array.wheels is not a field"),
     ("types.kv=int5", "types.kv = 'int5' is not allowed"),
+    ("types.kv_group=24", "types.kv_group = 24 is not allowed: 8, 16, 32, 64 or 128"),
     ("array.lanes=true", "array.lanes = True is not allowed: a whole number"),
     ("vector.lanes=16", "vector.lanes = 16 is not allowed: at most array.lanes"),
     ("nonsense", "write section.field=value"),
