@@ -24,8 +24,11 @@ from wordline.sim.hardware_model import HardwareModel
 from wordline.sim.reference import float_logits
 from wordline.sim.texts import Text
 
-#: Changes whenever the numbers of a setting could change; files of another version are not continued.
-VERSION = 2
+
+def version(setting: "Setting") -> int:
+    """Changes whenever the numbers of a setting could change; what another version measured is not continued. 2: keys
+    below 8 bits have scales per channel."""
+    return 2 if setting.kv < 8 else 1
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Evaluation:
         self._hardware: HardwareModel | None = None
 
     def _key(self, setting: Setting, w: Window) -> str:
-        what = repr((VERSION, self._print, setting, w.ids.tolist()))
+        what = repr((version(setting), self._print, setting, w.ids.tolist()))
         return hashlib.sha256(what.encode()).hexdigest()[:20]
 
     def _source_logits(self, i: int) -> np.ndarray:
@@ -197,6 +200,10 @@ class Evaluation:
         if i not in self._source:
             self._source[i] = float_logits(self.model, self.windows[i].ids).astype(np.float32)
         return self._source[i]
+
+    def finished(self, setting: Setting) -> bool:
+        """Whether nothing of a setting is left to measure."""
+        return all(self.store.get(self._key(setting, w)) is not None for w in self.windows)
 
     def run(self, settings: list[Setting], progress: Callable[[str, int, int], None]) -> Iterator[Result]:
         """Results in the order of the settings, each as soon as it is whole. `progress` is told what is being done,
