@@ -17,7 +17,7 @@ time, and one image in DRAM serves every family; so the codes stay plain and `fo
 all rows.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
@@ -81,14 +81,18 @@ class TableFront(Front):
         with m.If(self.taken):
             m.d.sync += acts.eq(self.acts)
         for r in range(self.rows):
-            table, at = self.operand.tables[r], 0
+            ones, at = [], 0
             for t, size in enumerate(tables):
                 entries = half_table([acts[r][at + i] for i in range(size)])
-                m.d.sync += [table[t][i].eq(entry) for i, entry in enumerate(entries)]
+                ones.append(self.store(m, entries, self.operand.tables[r][t], f"table_{r}_{t}"))
                 at += size
-            ones = [table[t][(1 << size - 1) - 1] for t, size in enumerate(tables)]
             m.d.sync += self.operand.total[r].eq(adder_tree(m, ones, f"total_{r}"))
         return m
+
+    def store(self, m: Module, entries: list[Value], table: Any, name: str) -> Value:
+        """Puts the entries into the operand's table; the all-ones entry as it is stored."""
+        m.d.sync += [table[i].eq(entry) for i, entry in enumerate(entries)]
+        return table[len(entries) - 1]
 
 
 class LutColumn(PipelinedColumn):
@@ -103,6 +107,7 @@ class LutColumn(PipelinedColumn):
     SHIFTS = 7
     HALVES = True
     FRONT = TableFront
+    TABLE_CYCLES: ClassVar[int] = 1  # from a step to its tables
     k = 4
 
     @classmethod
@@ -115,14 +120,23 @@ class LutColumn(PipelinedColumn):
 
     @classmethod
     def depth(cls, lanes: int) -> int:
-        return 2 + tree_levels(len(sizes(lanes, cls.k)))
+        return cls.TABLE_CYCLES + 1 + tree_levels(len(sizes(lanes, cls.k)))
 
     @classmethod
     def operand(cls, rows: int, lanes: int, act_bits: int) -> data.StructLayout:
-        entry = signed(signed_bits(cls.k << (act_bits - 1)))
         total = signed(signed_bits(lanes << (act_bits - 1)))
-        tables = data.ArrayLayout(data.ArrayLayout(entry, 1 << cls.k - 1), len(sizes(lanes, cls.k)))
+        tables = data.ArrayLayout(cls.table(act_bits), len(sizes(lanes, cls.k)))
         return data.StructLayout({"tables": data.ArrayLayout(tables, rows), "total": data.ArrayLayout(total, rows)})
+
+    @classmethod
+    def table(cls, act_bits: int) -> data.Layout:
+        """The half table of k activations."""
+        return data.ArrayLayout(signed(signed_bits(cls.k << (act_bits - 1))), 1 << cls.k - 1)
+
+    @staticmethod
+    def entry(table: Any, index: Value, negative: Value) -> Value:
+        """A signed sum."""
+        return Mux(negative, -table[index], table[index])
 
     def place(self, m: Module, step: Step) -> tuple[Value, Value]:
         # The accumulator holds twice the dot product.
@@ -142,15 +156,14 @@ class LutColumn(PipelinedColumn):
         indices, at = [], 0
         for t, size in enumerate(sizes(self.lanes, self.k)):
             index, negative = fold(Cat(bits[at : at + size]))
-            indices.append((register(m, index, f"index_{t}"), register(m, negative ^ top, f"negative_{t}")))
+            indices.append((delayed(m, index, self.TABLE_CYCLES, f"index_{t}"),
+                            delayed(m, negative ^ top, self.TABLE_CYCLES, f"negative_{t}")))
             at += size
         first = delayed(m, integer & (step.index == 0), self.depth(self.lanes), "first")
         sums = []
         for r in range(self.rows):
-            entries = []
-            for t, (index, negative) in enumerate(indices):
-                entry = step.acts.tables[r][t][index]
-                entries.append(register(m, Mux(negative, -entry, entry), f"entry_{r}_{t}"))
+            entries = [register(m, self.entry(step.acts.tables[r][t], *index), f"entry_{r}_{t}")
+                       for t, index in enumerate(indices)]
             total = adder_tree(m, entries, f"tree_{r}")
             sums.append(total - Mux(first, step.acts.total[r], 0))
         return sums

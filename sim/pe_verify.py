@@ -193,7 +193,7 @@ def random_groups(pe: PeColumn, kinds: list[WeightKind], n: int, rng: np.random.
     return groups
 
 
-def _run(machine: ColumnMachine, groups: list[tuple], stall: str, seed: int) -> tuple[Run, str]:
+def run_groups(machine: ColumnMachine, groups: list[tuple], stall: str, seed: int) -> tuple[Run, str]:
     """The groups through the column, and what is wrong: dot products, or times if nothing stalls."""
     pe = machine.pe
     acts = np.concatenate([a.reshape(pe.rows, -1, pe.lanes).transpose(1, 0, 2) for a, *_ in groups])
@@ -226,7 +226,7 @@ def _arrays(machine: ColumnMachine, kind: WeightKind, n: int, seed: int, report:
     fault = ""
     for stall in STALLS:
         try:
-            run, fault = _run(machine, groups, stall, seed)
+            run, fault = run_groups(machine, groups, stall, seed)
         except ColumnFault as broken:
             fault = str(broken)
             break
@@ -253,7 +253,7 @@ def _mixed(machine: ColumnMachine, kinds: list[WeightKind], n: int, seed: int) -
     groups = random_groups(machine.pe, [kinds[i] for i in order], n, np.random.default_rng(seed + 1))
     for stall in STALLS:
         try:
-            _, fault = _run(machine, groups, stall, seed)
+            _, fault = run_groups(machine, groups, stall, seed)
         except ColumnFault as broken:
             fault = str(broken)
         if fault:
