@@ -1,7 +1,7 @@
 """``wordline eval``: what datatypes cost in accuracy, on real text, with intervals."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,12 @@ from wordline.compiler.model import ModelError, load_model
 from wordline.compiler.quantizers import parse
 from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.sim.accuracy import Evaluation, Result, Setting, Store
-from wordline.sim.calibrate import TOKENS, Prepare
+from wordline.sim.calibrate import TOKENS, Prepare, calibration_windows
 from wordline.sim.evaluate import LEVEL, Interval, difference
+from wordline.sim.mixed import plan, sensitivities
 from wordline.sim.texts import DOMAINS, read_text
 
+_SENSITIVITY = 128  # tokens on which the sensitivity of matrices is measured
 _SHORT = {"fp4": "bitmod_fp4", "fp3": "bitmod_fp3"}
 
 
@@ -62,7 +64,7 @@ def rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     cells = []
     for r in results:
         s, c = r.setting, r.cost
-        weights = s.weights + "".join(f" +{q}" for q in s.quantizers)
+        weights = (" ".join(s.mixed) or s.weights) + "".join(f" +{q}" for q in s.quantizers)
         cells.append([weights, str(s.acts), str(s.kv), f"{c.body_bits:.3f}", f"{c.bytes_per_token / 1e6:.1f}",
                       *(_cell(r.summaries[name].relative, 3) for name in names),
                       _cell(r.summaries["all"].kl, 4), _cell(r.summaries["all"].top1, 3)])
@@ -72,7 +74,8 @@ def rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
 def verdicts(results: list[Result]) -> list[str]:
     """What each quantiser changes against plain rounding to the same types, and each weight type against the one
     before it: by the KL divergences of the same tokens."""
-    plain = {(r.setting.weights, r.setting.acts, r.setting.kv): r for r in results if not r.setting.quantizers}
+    plain = {(r.setting.weights, r.setting.acts, r.setting.kv): r for r in results
+             if not r.setting.quantizers and not r.setting.mixed}
     found = []
     for r in results:
         other = plain.get((r.setting.weights, r.setting.acts, r.setting.kv))
@@ -96,6 +99,9 @@ def evaluate(
     kv: Annotated[str, typer.Option(help="Bits of keys and values: 16, 8, 4, 2; the hardware has 8, 4 and 2.")] = "8",
     quantizer: Annotated[list[str] | None, typer.Option(
         help="Also with these on top of rounding, such as awq,gptq; repeatable.")] = None,
+    budget: Annotated[float, typer.Option(
+        min=0, help="Also with a mixture of the weight types, by the sensitivity of a layer's matrices, that takes at "
+                    "most so many bits per weight; 0: none.")] = 0,
     head: Annotated[str, typer.Option(help="Weight type of the output head; empty: as the layers.")] = "int8",
     group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
     text: Annotated[list[Path] | None, typer.Option(
@@ -116,6 +122,8 @@ def evaluate(
 
       wordline eval austen --dtypes FP4,FP3,int4 --acts 16,8,4 --kv 8,4
 
+      wordline eval austen --dtypes FP4,FP3,int8 --budget 4
+
       wordline eval smollm2 --dtypes int3,FP3 --quantizer awq --quantizer awq,gptq --json
     """
     with one_line_errors():
@@ -131,6 +139,12 @@ def evaluate(
                       console=console, transient=True) as bar:
             task = bar.add_task("starting", total=None)
             prepare = Prepare(texts, TOKENS, lambda what: bar.update(task, description=what))
+            if budget:
+                ids = calibration_windows(llm, texts[:1], _SENSITIVITY, _SENSITIVITY)[0]
+                found = sensitivities(llm, [s.weights for s in wanted[: len(_types(dtypes, ""))]], group_size, ids,
+                                      lambda what: bar.update(task, description=what))
+                chosen_types = plan(llm, found, budget, group_size)
+                wanted.append(replace(wanted[0], head=head or wanted[0].weights, mixed=chosen_types.mixed()))
             evaluation = Evaluation(llm, texts, tokens=tokens, window=window, store=store, prepare=prepare)
             try:
                 for result in evaluation.run(wanted, lambda what, done, total: bar.update(

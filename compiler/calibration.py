@@ -8,8 +8,9 @@ import numpy as np
 from wordline.compiler.architecture import ModelConfig
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
-from wordline.pe.datatypes import WeightType
+from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.pe.quantize import QuantTensor, dequantize, quantize
+from wordline.rtl.config import TypesConfig
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,8 @@ class Matrix:
 class Work:
     """A model while quantisers work on it, one after the other."""
 
-    def __init__(self, model: Model, dtype: WeightType, group_size: int, acts: int, calibration: Calibration):
-        self.model, self.c = model, model.config
-        self.dtype, self.group_size, self.acts = dtype, dtype.group(group_size), acts
+    def __init__(self, model: Model, types: TypesConfig, calibration: Calibration):
+        self.model, self.c, self.types = model, model.config, types
         self.tensors = Changed(model.tensors)
         self.inputs = dict(calibration)
         self.quantised: dict[str, QuantTensor] = {}
@@ -102,9 +102,16 @@ class Work:
             self.tensors[m.at(part)] = weights[row : row + n]
             row += n
 
-    def rounded(self, weights: np.ndarray) -> np.ndarray:
+    def group_size(self, kind: str) -> int:
+        return WEIGHT_TYPES[self.types.of(kind)].group(self.types.group_size)
+
+    def plain(self, weights: np.ndarray, kind: str) -> QuantTensor:
+        """Weights [N, K] of a kind of matrix ("qkv") rounded to the nearest."""
+        return quantize(weights, WEIGHT_TYPES[self.types.of(kind)], self.group_size(kind))
+
+    def rounded(self, weights: np.ndarray, kind: str) -> np.ndarray:
         """float32[N, K]: rounded to the nearest and back."""
-        return dequantize(quantize(weights, self.dtype, self.group_size))
+        return dequantize(self.plain(weights, kind))
 
     def result(self) -> Model:
         return replace(self.model, tensors=self.tensors, quantised=self.quantised)

@@ -119,7 +119,7 @@ class Image:
     def _layers(self) -> None:
         c, config, a, sizes = self.c, self.config, self.config.array, self.sizes
         kv, model = sizes.kv, self.model
-        body = weight_type(config, config.types.weights)
+        body = {name: weight_type(config, config.types.of(name)) for name in matrices(c)}
         shapes = layer_shapes(c)
         self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=8,
                               steps=sizes.key_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
@@ -137,7 +137,7 @@ class Image:
         parts_of = {name: (parts, (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1]))
                     for name, parts in matrices(c).items()}
         kept = {name: pruned_groups(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
-                                                          for i in range(c.layers)], body, shape)
+                                                          for i in range(c.layers)], body[name], shape)
                 for name, (parts, shape) in parts_of.items()}
         for i in range(c.layers):
             start = self.map.top
@@ -148,7 +148,7 @@ class Image:
             self.matrices: dict[str, Matrix] = {}
             for name, (parts, (n, k)) in parts_of.items():
                 tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
-                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", tensors, (n, k), body,
+                matrix = self.matrices[name] = self._matrix(f"layer {i} {name}", tensors, (n, k), body[name],
                                                             kept=kept[name])
                 at(name, self._put_matrix(f"layer{i}.{name}", matrix))
                 if f"{parts[0]}.bias" in shapes:

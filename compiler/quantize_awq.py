@@ -31,7 +31,7 @@ def apply(work: Work, progress: Callable[[str], None]) -> None:
             s = work.shared(m, scales(inputs.size, alpha))
             if s is None:
                 break
-            error = inputs.output_error(work.rounded(some * s) / s - some)
+            error = inputs.output_error(work.rounded(some * s, m.kind) / s - some)
             if error < least:
                 best, least = s, error
         if best is not None and np.ptp(best):

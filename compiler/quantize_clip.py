@@ -19,16 +19,16 @@ def _clipped(groups: np.ndarray, fraction: float | np.ndarray) -> np.ndarray:
     return np.clip(groups, low * fraction, high * fraction)
 
 
-def clipped(weights: np.ndarray, importance: np.ndarray, work: Work) -> np.ndarray:
+def clipped(weights: np.ndarray, importance: np.ndarray, work: Work, kind: str) -> np.ndarray:
     """float32[N, K]: weights [N, K] cut group by group; `importance` [K] weighs squared errors."""
     n, k = weights.shape
-    group = work.group_size or k
+    group = work.group_size(kind) or k
     pad = -k % group
     groups = np.pad(weights, ((0, 0), (0, pad))).reshape(n, -1, group)
     weigh = np.pad(importance, (0, pad)).reshape(1, -1, group)
     best, least = np.ones((n, groups.shape[1], 1), np.float32), np.full((n, groups.shape[1]), np.inf)
     for fraction in FRACTIONS:
-        rounded = work.rounded(_clipped(groups, fraction).reshape(n, -1)[:, :k])
+        rounded = work.rounded(_clipped(groups, fraction).reshape(n, -1)[:, :k], kind)
         error = (np.pad(rounded, ((0, 0), (0, pad))).reshape(groups.shape) - groups) ** 2
         error = (error * weigh).sum(-1)
         better = error < least
@@ -41,5 +41,5 @@ def apply(work: Work, progress: Callable[[str], None]) -> None:
     for m in work.matrices():
         progress(m.name)
         weights, importance = work.weights(m), np.diag(work.inputs[m.name].gram)
-        work.put(m, np.concatenate([clipped(weights[i : i + _ROWS], importance, work)
+        work.put(m, np.concatenate([clipped(weights[i : i + _ROWS], importance, work, m.kind)
                                     for i in range(0, len(weights), _ROWS)]))

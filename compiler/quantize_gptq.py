@@ -10,7 +10,7 @@ import numpy as np
 
 from wordline.compiler.calibration import Inputs, Work
 from wordline.pe.datatypes import AuxKind, scale_values, selects
-from wordline.pe.quantize import QuantTensor, quantize
+from wordline.pe.quantize import QuantTensor
 
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal
 _BLOCK = 64  # columns whose corrections reach the rest of the matrix together
@@ -60,5 +60,4 @@ def apply(work: Work, progress: Callable[[str], None]) -> None:
     for m in work.matrices():
         progress(m.name)
         weights = work.weights(m)
-        plain = quantize(weights, work.dtype, work.group_size)
-        work.quantised[m.name] = compensated(weights, plain, work.inputs[m.name])
+        work.quantised[m.name] = compensated(weights, work.plain(weights, m.kind), work.inputs[m.name])

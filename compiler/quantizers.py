@@ -6,7 +6,7 @@ from functools import partial
 from wordline.compiler import quantize_awq, quantize_clip, quantize_gptq, quantize_smooth
 from wordline.compiler.calibration import Calibration, Work
 from wordline.compiler.model import Model, ModelError
-from wordline.pe.datatypes import WEIGHT_TYPES
+from wordline.rtl.config import TypesConfig
 
 #: In the order in which they are applied: scales first, then ranges, then codes.
 QUANTIZERS: dict[str, Callable[[Work, Callable[[str], None]], None]] = {
@@ -33,11 +33,11 @@ def _told(name: str, progress: Callable[[str], None], what: str) -> None:
     progress(f"{name}: {what}")
 
 
-def apply(model: Model, names: tuple[str, ...], *, weights: str, group_size: int, acts: int, calibration: Calibration,
+def apply(model: Model, names: tuple[str, ...], types: TypesConfig, calibration: Calibration,
           progress: Callable[[str], None] = lambda what: None) -> Model:
-    """The model with its layers' matrices prepared, and by some quantisers rounded, for a weight type. The output head
-    stays as it is."""
-    work = Work(model, WEIGHT_TYPES[weights], group_size, acts, calibration)
+    """The model with its layers' matrices prepared, and by some quantisers rounded, for their weight types. The output
+    head stays as it is."""
+    work = Work(model, types, calibration)
     for name in names:
         QUANTIZERS[name](work, partial(_told, name, progress))
     return work.result()

@@ -115,7 +115,8 @@ class TransformerCompiler(Attention, Sealing):
         require(len(words) <= limit, f"{c.name} takes {len(words)} instructions, memory.program = {limit}; "
                 f"the smallest that fits: --set memory.program={1 << (len(words) - 1).bit_length()}")
         info = {"model": c.name, "architecture": "decoder", "context": self.context, "vocab": c.vocab,
-                "weights": self.config.types.weights, "head": self.config.types.head_weights,
+                "weights": self.config.types.weights, "mixed": list(self.config.types.mixed),
+                "head": self.config.types.head_weights,
                 "group_size": self.config.types.group_size, "acts": self.config.types.acts,
                 "kv": self.config.types.kv, "kv_group": image.sizes.group, "config": self.config.name,
                 "layers": c.layers, "batch": self.batch, "parts": b.sections()}

@@ -188,11 +188,16 @@ class DramConfig:
         _check(1 <= self.latency <= 1000, "dram.latency", self.latency, "1 to 1000 cycles")
 
 
+#: The matrices of a layer: queries, keys and values; output of attention; gate and up; down.
+LAYER_MATRICES = ("qkv", "o", "gate_up", "down")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TypesConfig:
     """What the compiler makes of a model: datatypes of weights, activations and KV cache.
 
-    `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head. With a KV
+    `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head; `mixed` names
+    those of some of the layers' matrices, as "down=int6" (of qkv, o, gate_up, down). With a KV
     cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens.
     Of the groups of the layers' matrices the share `keep` is kept, the rest pruned (`wordline.pe.prune`);
     `keep_channels` neighbouring channels keep the same, and of every `keep_window` groups the same number (0: of a
@@ -208,8 +213,13 @@ class TypesConfig:
     keep: float = 1.0
     keep_channels: int = 8
     keep_window: int = 0
+    mixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for entry in self.mixed:
+            matrix, _, name = entry.partition("=")
+            _check(matrix in LAYER_MATRICES and name in WEIGHT_TYPES, "types.mixed", entry,
+                   f"MATRIX=TYPE with one of {', '.join(LAYER_MATRICES)} and one of {sorted(WEIGHT_TYPES)}")
         _check(0 < self.keep <= 1, "types.keep", self.keep, "above 0, at most 1")
         _check(self.keep_channels >= 1, "types.keep_channels", self.keep_channels, "at least 1")
         _check(self.keep_window >= 0, "types.keep_window", self.keep_window, "at least 0")
@@ -226,6 +236,10 @@ class TypesConfig:
     @property
     def head_weights(self) -> str:
         return self.head or self.weights
+
+    def of(self, matrix: str) -> str:
+        """The weight type of one of `LAYER_MATRICES`."""
+        return dict(entry.split("=") for entry in self.mixed).get(matrix, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ of the numbers has done.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from wordline.compiler.image import matrices
-from wordline.compiler.model import Model, ModelError
+from wordline.compiler.model import Model, ModelConfig, ModelError
 from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, WeightType
 from wordline.rtl.config import TypesConfig
 from wordline.sim.evaluate import Summary, Tokens
@@ -42,6 +42,8 @@ class Setting:
     kv : int
         Bits of keys and values. The hardware has 8, 4 and 2; below 8, keys have a scale per channel of a group of
         `TypesConfig.kv_group` tokens instead of one per token.
+    mixed : tuple[str, ...]
+        As `TypesConfig.mixed`.
     quantizers : tuple[str, ...]
         What comes on top of rounding, in this order (`wordline.compiler.quantizers`).
     """
@@ -52,11 +54,19 @@ class Setting:
     group_size: int = 64
     head: str = "int8"
     quantizers: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
         how = "+".join(self.quantizers)
-        return f"{self.weights} A{self.acts} KV{self.kv}" + (f" {how}" if how else "")
+        what = " ".join((self.weights, *self.mixed))
+        return f"{what} A{self.acts} KV{self.kv}" + (f" {how}" if how else "")
+
+    @property
+    def types(self) -> TypesConfig:
+        """As the compiler takes them, but for the cache's width."""
+        return TypesConfig(weights=self.weights, mixed=self.mixed, head=self.head, group_size=self.group_size,
+                           acts=self.acts)
 
 
 def weight_bits(dtype: WeightType, shape: tuple[int, int], group_size: int) -> float:
@@ -77,13 +87,18 @@ class Cost:
     bytes_per_token: float
 
 
+def matrix_shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
+    """[N, K] of the matrices of a layer."""
+    found = [(c.qkv, c.width), (c.width, c.attention), (len(c.up_parts) * c.ffn, c.width), (c.width, c.ffn)]
+    return dict(zip(matrices(c), found, strict=True))
+
+
 def cost(model: Model, setting: Setting, context: int) -> Cost:
     c = model.config
-    body = WEIGHT_TYPES[setting.weights]
-    shapes = [(c.qkv, c.width), (c.width, c.attention), (len(c.up_parts) * c.ffn, c.width), (c.width, c.ffn)]
-    assert len(shapes) == len(matrices(c))
-    count = c.layers * sum(n * k for n, k in shapes)
-    bits = c.layers * sum(weight_bits(body, shape, setting.group_size) for shape in shapes)
+    shapes = matrix_shapes(c)
+    count = c.layers * sum(n * k for n, k in shapes.values())
+    bits = c.layers * sum(weight_bits(WEIGHT_TYPES[setting.types.of(kind)], shape, setting.group_size)
+                          for kind, shape in shapes.items())
     head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size)
     key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
     cache = c.layers * c.kv_heads * context * (2 * c.head_dim * setting.kv + key_scales + 32)
@@ -192,7 +207,7 @@ class Evaluation:
         self._hardware: HardwareModel | None = None
 
     def _key(self, setting: Setting, w: Window) -> str:
-        what = repr((version(setting), self._print, setting, w.ids.tolist()))
+        what = repr((version(setting), self._print, setting, w.ids.tolist(), *setting.mixed))
         return hashlib.sha256(what.encode()).hexdigest()[:20]
 
     def _source_logits(self, i: int) -> np.ndarray:
@@ -231,9 +246,7 @@ class Evaluation:
             yield Result(setting, cost(self.model, setting, self.context), joined)
 
     def _rounded(self, setting: Setting) -> HardwareModel:
-        types = TypesConfig(weights=setting.weights, head=setting.head, group_size=setting.group_size,
-                            acts=setting.acts)
-        model = self.model
+        types, model = setting.types, self.model
         if setting.quantizers and self.prepare is not None:
             model = self.prepare(model, setting.quantizers, types)
         self._hardware = HardwareModel(model, types, kv_bits=setting.kv, like=self._hardware)

@@ -57,8 +57,7 @@ class Prepare:
             windows = calibration_windows(model, self.texts, self.tokens, limit)
             self._calibration = calibrate(model, windows, lambda what, done, total: self.progress(
                 f"{what}, window {done} of {total}"))
-        return quantizers.apply(model, names, weights=types.weights, group_size=types.group_size, acts=types.acts,
-                                calibration=self._calibration, progress=self.progress)
+        return quantizers.apply(model, names, types, self._calibration, self.progress)
 
 
 def calibrate(model: Model, windows: list[np.ndarray],

@@ -91,10 +91,10 @@ class HardwareModel:
             if f"model.layers.{i}.{parts[0]}.bias" in model.tensors:
                 bias = np.concatenate([model.layer(i, part, "bias") for part in parts])
             tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
-            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.weights, types), bias)
+            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.of(name), types), bias)
 
         if like is not None and any(getattr(like.types, name) != getattr(types, name) for name in (
-                "group_size", "keep", "keep_channels", "keep_window")):
+                "group_size", "keep", "keep_channels", "keep_window", "mixed")):
             like = None
         if like is not None and like.model is model and like.types.weights == types.weights:
             self.layers = like.layers

@@ -14,12 +14,14 @@ from wordline.compiler.quantize_gptq import compensated
 from wordline.compiler.transformer import CompileError, compile_model
 from wordline.pe.datatypes import WEIGHT_TYPES
 from wordline.pe.quantize import dequantize, quantize
-from wordline.rtl.config import load_config
+from wordline.rtl.config import ConfigError, TypesConfig, load_config
+from wordline.sim.accuracy import Setting, cost
 from wordline.sim.calibrate import calibrate, calibration_windows
 from wordline.sim.evaluate import kl_divergence
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import Generator
 from wordline.sim.hardware_model import HardwareModel
+from wordline.sim.mixed import plan, sensitivities
 from wordline.sim.reference import float_logits
 from wordline.sim.texts import DOMAINS
 
@@ -36,7 +38,7 @@ def correlated(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, Inputs]:
 
 
 def work(dtype: str, group: int = 64) -> Work:
-    return Work(load_model("austen"), WEIGHT_TYPES[dtype], group, 8, {})
+    return Work(load_model("austen"), TypesConfig(weights=dtype, group_size=group), {})
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -75,8 +77,8 @@ def test_clipping_lowers_the_weighted_error(dtype):
     weights = rng.standard_t(4, (32, 200)).astype(np.float32)  # with outliers
     importance = rng.lognormal(0, 1, 200).astype(np.float32)
     w = work(dtype)
-    cut = clipped(weights, importance, w)
-    before, after = ((((w.rounded(x) - weights) ** 2) * importance).sum() for x in (weights, cut))
+    cut = clipped(weights, importance, w, "o")
+    before, after = ((((w.rounded(x, "o") - weights) ** 2) * importance).sum() for x in (weights, cut))
     assert after < 0.97 * before and np.abs(cut).max() <= np.abs(weights).max()
 
 
@@ -87,7 +89,7 @@ def test_scales_that_are_folded_leave_the_float_model_as_it_is(name):
     ids = ids_of(model.config, 12)
     calibration = calibrate(model, [ids])
     assert list(calibration) == expected_names(model.config)
-    w = Work(model, WEIGHT_TYPES["int4"], 0, 8, calibration)
+    w = Work(model, TypesConfig(group_size=0), calibration)
     rng = np.random.default_rng(3)
     folded = 0
     for m in w.matrices():
@@ -119,8 +121,7 @@ def divergence(model, source, types) -> float:
 def test_quantisers_bring_the_embedded_model_nearer_to_its_source(names, gain, austen):
     model, calibration = austen
     t = load_config("bitmod", ["types.weights=int3", "types.head=int8"]).types
-    better = quantizers.apply(model, quantizers.parse(names), weights=t.weights, group_size=t.group_size, acts=t.acts,
-                              calibration=calibration)
+    better = quantizers.apply(model, quantizers.parse(names), t, calibration)
     assert divergence(better, model, t) < gain * divergence(model, model, t)
 
 
@@ -140,8 +141,7 @@ def test_scales_help_where_some_channels_are_large(name, types):
     model = replace(model, tensors=tensors)
     ids, other = ids_of(model.config, 32), (ids_of(model.config, 32) * 7 + 1) % 64
     t = load_config("bitmod", [*types, "types.head=int8"]).types
-    better = quantizers.apply(model, (name,), weights=t.weights, group_size=64, acts=t.acts,
-                              calibration=calibrate(model, [other]))
+    better = quantizers.apply(model, (name,), t, calibrate(model, [other]))
     exact = float_logits(model, ids)
     plain, ours = (np.square(HardwareModel(m, t).logits(ids) - exact).mean() for m in (model, better))
     assert ours < 0.8 * plain
@@ -151,7 +151,7 @@ def test_what_quantisers_make_runs_on_the_accelerator(austen):
     """The compiled program of a compensated model gives the bits of the batched model."""
     model, calibration = austen
     config = load_config("bitmod", ["types.weights=int3", "types.head=int8"])
-    ours = quantizers.apply(model, ("awq", "gptq"), weights="int3", group_size=64, acts=8, calibration=calibration)
+    ours = quantizers.apply(model, ("awq", "gptq"), config.types, calibration)
     generator = Generator(ours, compile_model(ours, config, context=32), model.tokenizer.encode("It was").ids, 3)
     run = generator.functional(FunctionalMachine(config), lambda tokens: None)
     batched = HardwareModel(ours, config.types).logits(run.tokens)[run.prompt - 1 : -1]
@@ -166,3 +166,45 @@ def test_names_are_sorted_and_unknown_ones_refused():
     assert quantizers.parse("gptq, AWQ") == ("awq", "gptq")
     with pytest.raises(ModelError, match="no quantizer 'magic'; there are smooth, awq, clip, gptq"):
         quantizers.parse("awq,magic")
+
+
+# --- Mixed precision.
+
+MIXED = ["types.weights=int4", 'types.mixed=["down=int8", "qkv=bitmod_fp3"]', "types.head=int8"]
+
+
+def test_a_mixture_of_types_runs_on_the_accelerator_as_it_is_measured():
+    model, config = load_model("austen"), load_config("bitmod", MIXED)
+    program = compile_model(model, config, context=32)
+    run = Generator(model, program, model.tokenizer.encode("It was").ids, 3).functional(
+        FunctionalMachine(config), lambda tokens: None)
+    batched = HardwareModel(model, config.types).logits(run.tokens)[run.prompt - 1 : -1]
+    assert np.array_equal(batched.view(np.uint32), run.logits.view(np.uint32))
+    assert program.symbols["layer0.down"].dtype == "int8" and program.symbols["layer1.qkv"].dtype == "bitmod_fp3"
+    assert program.symbols["layer0.o"].dtype == "int4"
+    with pytest.raises(ConfigError, match="types.mixed = 'up=int8' is not allowed: MATRIX=TYPE with one of qkv, o"):
+        load_config("bitmod", ['types.mixed=["up=int8"]'])
+
+
+def test_the_budget_goes_where_it_is_felt_most():
+    """Made-up sensitivities: down suffers most, so it gets the bits; with less, what helps most per bit; too little is
+    refused."""
+    model = load_model("austen")
+    found = {(kind, d): {"int3": 1.0, "int8": 0.01}[d] * (10 if kind == "down" else 1)
+             for kind in ("qkv", "o", "gate_up", "down") for d in ("int3", "int8")}
+    smallest = plan(model, found, 3.5, 64)
+    assert set(smallest.types.values()) == {"int3"} and smallest.bits < 3.5
+    some = plan(model, found, 5.0, 64)
+    assert some.types["down"] == "int8" and some.bits <= 5 and "int3" in some.types.values()
+    assert set(plan(model, found, 9, 64).types.values()) == {"int8"}
+    setting = Setting("int3", mixed=some.mixed())
+    assert cost(model, setting, 0).body_bits == pytest.approx(some.bits)
+    with pytest.raises(ModelError, match="a budget of 3 bits per weight is below 3"):
+        plan(model, found, 3, 64)
+
+
+def test_sensitivities_are_of_one_kind_at_a_time():
+    model = load_model("austen")
+    ids = np.array(model.tokenizer.encode(DOMAINS["austen"]().calibration[:400]).ids[:48])
+    found = sensitivities(model, ["int8", "int2"], 64, ids)
+    assert len(found) == 8 and all(found[kind, "int2"] > 20 * found[kind, "int8"] > 0 for kind in ("qkv", "down"))
