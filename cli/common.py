@@ -27,7 +27,7 @@ _EXPECTED = (AssemblyError, CompileError, ConfigError, CyclesError, FunctionalEr
 
 ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped configuration.")]
 ModelArgument = Annotated[str, typer.Argument(
-    help="A model folder, a .gguf file, 'austen' (embedded), or a name of `wordline models list`.")]
+    help="A model folder, a .gguf file, 'austen' or 'austen_ternary' (embedded), or a name of `wordline models list`.")]
 SetOption = Annotated[list[str] | None, typer.Option(
     "--set", metavar="SECTION.FIELD=VALUE", help="Change one field of the configuration; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -34,7 +34,7 @@ def list_(json_: JsonOption = False) -> None:
             print(json.dumps([_row(m) for m in CATALOGUE.values()], indent=2))
             return
         for name in EMBEDDED:
-            print(f"{name:10} embedded: trained for Wordline, ships with it")
+            print(f"{name:14} embedded: trained for Wordline, ships with it")
         for m in CATALOGUE.values():
             size = f"{m.download_bytes >> 20} MiB"
             where = str(m.path) if m.fetched else f"not fetched: wordline models get {m.name} ({size})"

@@ -19,7 +19,7 @@ from wordline.compiler.gguf_tokenizer import read_tokenizer
 from wordline.compiler.tensors import tensor
 from wordline.pe.quantize import QuantTensor
 
-EMBEDDED = ("austen",)
+EMBEDDED = ("austen", "austen_ternary")
 
 
 class Tensors(Mapping[str, np.ndarray]):

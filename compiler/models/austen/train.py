@@ -154,7 +154,8 @@ class Llama(torch.nn.Module):
         """Replace the matrices of the layers by what they are rounded to: those of a ternary model."""
         for name, w in self.w.items():
             if w.ndim == 2 and "embed" not in name:
-                w.copy_(round_ternary(w))
+                scale = w.abs().mean()
+                w.copy_((w / scale).round().clamp(-1, 1) * scale)
 
 
 @torch.no_grad()
