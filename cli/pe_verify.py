@@ -4,8 +4,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from wordline.cli.common import JsonOption, console, one_line_errors, say
 from wordline.pe.family import FAMILIES, family
@@ -62,20 +60,21 @@ def verify(
 
 
 def _print(reports: list[Report]) -> None:
-    table = Table(title="clock cycles, declared = measured; cases run")
-    for name in ("family", "kind"):
-        table.add_column(name, no_wrap=True)
-    for name in ("step", "latency", "group", *HOW):
-        table.add_column(name, justify="right", no_wrap=True)
+    wide = max(len(r.family) for r in reports) + 2
+    print(f"{'':{wide}}{'':9}cycles declared = measured, of a" + f"{'cases':>17}")
+    print(f"{'family':{wide}}{'kind':9}{'step':>9}{'latency':>11}{f'group of {pe_verify.GROUP}':>13}{'lanes':>10}"
+          f"{'random':>20}")
     for r in reports:
         times = [f"{r.declared[key]} = {r.measured.get(key, '?')}" for key in ("interval", "latency", "group")]
-        cases = [sum(c.cases for c in r.checks if c.how == how) for how in HOW]
-        table.add_row(r.family, r.kind, *times, *(str(n or "") for n in cases), style=None if r.passed else "red")
-    out = Console(highlight=False)
-    out.print(table)
-    out.print(f"group: of {pe_verify.GROUP} weights")
-    for how in HOW:
+        cases: dict[str, int] = {}
+        for c in r.checks:
+            cases[c.how] = cases.get(c.how, 0) + c.cases
+        random, formal = cases.pop("random"), "  formal" * bool(cases.pop("formal", 0))
+        (how, n), = cases.items()
+        print(f"{r.family:{wide}}{r.kind:9}{times[0]:>9}{times[1]:>11}{times[2]:>13}{n:>10} {how:11}{random:>8}{formal}"
+              + ("" if r.passed else "  FAILED"))
+    for how, meaning in HOW.items():
         if any(c.how == how for r in reports for c in r.checks):
-            out.print(f"{how}: {HOW[how]}")
-    out.print(f"{sum(r.passed for r in reports)} of {len(reports)} pairs of family and kind verified, "
-              f"{sum(c.cases for r in reports for c in r.checks)} cases")
+            print(f"{how}: {meaning}")
+    print(f"{sum(r.passed for r in reports)} of {len(reports)} pairs of family and kind verified, "
+          f"{sum(c.cases for r in reports for c in r.checks)} cases")

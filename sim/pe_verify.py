@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wordline.pe.datatypes import KIND_BITS, WEIGHT_TYPES, WeightKind, decode_table, selects
+from wordline.pe.datatypes import KIND_BITS, PLANES, WEIGHT_TYPES, WeightKind, decode_table, selects
 from wordline.pe.family import PeColumn, family
 from wordline.sim import pe_proof
 from wordline.sim.pe_machine import ColumnFault, ColumnMachine, Run
@@ -35,6 +35,7 @@ HOW = {
 EXHAUSTIVE = 1 << 24
 #: Rows of the column on which lanes are tried: as many activations at once.
 LANE_ROWS = 16
+#: Probability that a stream holds back in a cycle: acts, weights, dots.
 STALLS = {"none": (0.0, 0.0, 0.0), "all": (0.5, 0.5, 0.5), "acts": (0.8, 0.0, 0.0), "weights": (0.0, 0.8, 0.0),
           "dots": (0.0, 0.0, 0.9)}
 #: Of the column that random groups go through; the longest group.
@@ -180,16 +181,17 @@ def random_groups(pe: PeColumn, kinds: list[WeightKind], n: int, rng: np.random.
     for i in range(n):
         kind, extreme = kinds[i % len(kinds)], i // len(kinds) % 6
         half = 1 << KIND_BITS[kind] - 1  # most negative integer, or the group's special value
+        ends = (0, 2 * half - 1) if kind in PLANES else (half, half - 1)
         steps = longest if extreme in (1, 2, 3) else int(rng.choice([1, 2, 3, 5, longest]))
         k = min(steps, longest) * pe.lanes
         acts = rng.integers(-top, top, (pe.rows, k))
         codes = rng.integers(0, 2 * half, k).astype(np.uint8)
         if extreme in (1, 2, 3):
             acts[:] = top - 1 if extreme == 2 else -top
-            codes[:] = half - 1 if extreme == 3 else half
+            codes[:] = ends[extreme == 3]
         elif extreme == 4:
             codes = np.resize(np.arange(2 * half, dtype=np.uint8), k)
-        groups.append((acts, codes, kind, i // len(kinds) // 6 % selects(kind)))
+        groups.append((acts, codes, kind, int(rng.integers(selects(kind)))))
     return groups
 
 

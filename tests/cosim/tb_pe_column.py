@@ -9,44 +9,18 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-from wordline.pe.datatypes import KIND_BITS, PLANES, WeightKind, selects
+from wordline.pe.datatypes import WeightKind
 from wordline.pe.family import PeColumn, act_layout, family
+from wordline.sim.pe_verify import STALLS, random_groups
 
 PARAMETERS = json.loads(os.environ.get("PE_BENCH", "{}"))
 KINDS = PARAMETERS.get("kinds", ["INT8"])
-
-#: Probability that a stream holds back in a cycle: acts, weights, dots.
-STALLS = {"none": (0, 0, 0), "half": (0.5, 0.5, 0.5), "acts": (0.8, 0, 0), "weights": (0, 0.8, 0),
-          "dots": (0, 0, 0.9)}
 
 
 def column() -> PeColumn:
     p = PARAMETERS
     return family(p["family"])(rows=p["rows"], lanes=p["lanes"], act_bits=p["act_bits"],
                                kinds=frozenset(WeightKind[k] for k in p["kinds"]), group_max=p["group_max"])
-
-
-def make_groups(rng: np.random.Generator, kinds: list[WeightKind], n: int) -> list[tuple]:
-    """(acts[rows, K], codes[K], kind, select) of random lengths; some reach the ends of every range."""
-    p = PARAMETERS
-    longest = p["group_max"] // p["lanes"]
-    top = 1 << (p["act_bits"] - 1)
-    groups = []
-    for i in range(n):
-        kind, extreme = kinds[i % len(kinds)], i // len(kinds) % 6
-        half = 1 << (KIND_BITS[kind] - 1)  # most negative integer, or the group's special value
-        ends = (0, 2 * half - 1) if kind in PLANES or kind is WeightKind.INT1 else (half, half - 1)
-        steps = longest if extreme in (1, 2, 3) else int(rng.choice([1, 2, 3, 5, longest]))
-        k = steps * p["lanes"]
-        acts = rng.integers(-top, top, (p["rows"], k))
-        codes = rng.integers(0, 2 * half, k).astype(np.uint8)
-        if extreme in (1, 2, 3):
-            acts[:] = top - 1 if extreme == 2 else -top
-            codes[:] = ends[extreme == 3]
-        elif extreme == 4:
-            codes = np.resize(np.arange(2 * half, dtype=np.uint8), k)
-        groups.append((acts, codes, kind, int(rng.integers(selects(kind)))))
-    return groups
 
 
 async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
@@ -60,7 +34,7 @@ async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
     step_shape = pe.weights.payload.shape()
     dot_shape = pe.dots.payload.shape()
     hold = dict(zip(("acts", "weights", "dots"), STALLS[stall], strict=True))
-    groups = make_groups(rng, kinds, n)
+    groups = random_groups(pe, kinds, n, rng)
     steps = []  # acts, weights, last, kind
     for acts, codes, kind, select in groups:
         for s in range(0, codes.size, lanes):
@@ -122,7 +96,7 @@ async def bench(dut, kinds: list[WeightKind], stall: str, n: int) -> None:
 
 
 @cocotb.test()
-@cocotb.parametrize(kind=KINDS, stall=["none", "half"])
+@cocotb.parametrize(kind=KINDS, stall=["none", "all"])
 async def dot_products(dut, kind, stall):
     await bench(dut, [WeightKind[kind]], stall, 30)
 
