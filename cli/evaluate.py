@@ -53,7 +53,8 @@ def settings(dtypes: list[str], acts: list[int], kv: list[int], quantizers: list
 
 
 def _cell(i: Interval, digits: int) -> str:
-    return f"{i.value:.{digits}f} ({i.low:.{digits}f}-{i.high:.{digits}f})"
+    form = f".{digits}f" if i.high < 100 else ".3g"
+    return f"{i.value:{form}} ({i.low:{form}}-{i.high:{form}})"
 
 
 def rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
