@@ -11,6 +11,7 @@ from wordline.compiler.architecture import ModelConfig, layer_shapes, rope_frequ
 from wordline.compiler.model import Model
 from wordline.compiler.places import Sizes
 from wordline.compiler.weights import (
+    ALIGNMENT,
     Matrix,
     MemoryMap,
     embedding_row,
@@ -55,7 +56,7 @@ class Image:
                  batch: int = 1, bounded: bool = True):
         self.model, self.config, self.sizes, self.batch, self.bounded = model, config, sizes, batch, bounded
         self.c: ModelConfig = model.config
-        self.map = MemoryMap()
+        self.map = MemoryMap(max(ALIGNMENT, config.beat_bytes))
         self.offsets: dict[str, int] = {}
         c, beat = self.c, config.beat_bytes
         self.program_address = self.map.take("program", config.memory.program * INSTRUCTION_BYTES,

@@ -14,7 +14,7 @@ from wordline.rtl.config import Config, TypesConfig
 from wordline.rtl.isa import CodeOrder
 from wordline.rtl.layout import TileLayout, ceil_div, pack
 
-ALIGNMENT = 128  # of every region; a multiple of the widest beat
+ALIGNMENT = 128  # of every region, or a beat if that is wider
 
 
 class CompileError(ValueError):
@@ -30,6 +30,7 @@ def require(ok: bool, message: str) -> None:
 class MemoryMap:
     """Hands out DRAM from address 0 and collects the initial image."""
 
+    alignment: int = ALIGNMENT
     top: int = 0
     segments: dict[int, np.ndarray] = field(default_factory=dict)
     symbols: dict[str, Symbol] = field(default_factory=dict)
@@ -37,7 +38,7 @@ class MemoryMap:
     def take(self, name: str, size: int, dtype: str = "bytes", shape: tuple[int, ...] = (),
              layout: str = "linear") -> int:
         address = self.top
-        self.top += ceil_div(size, ALIGNMENT) * ALIGNMENT
+        self.top += ceil_div(size, self.alignment) * self.alignment
         self.symbols[name] = Symbol(name, address, size, dtype, tuple(shape) or (size,), layout)
         return address
 

@@ -100,13 +100,13 @@ class ArrayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorConfig:
-    """The vector unit: `lanes` float32 lanes, a power of two from 2 to 16."""
+    """The vector unit: `lanes` float32 lanes, a power of two from 2 to 64."""
 
     lanes: int = 4
 
     def __post_init__(self) -> None:
-        _check(_power_of_two(self.lanes) and 2 <= self.lanes <= 16, "vector.lanes", self.lanes,
-               "a power of two from 2 to 16")
+        _check(_power_of_two(self.lanes) and 2 <= self.lanes <= 64, "vector.lanes", self.lanes,
+               "a power of two from 2 to 64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +146,29 @@ class MemoryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BusConfig:
-    """The AXI4 master: `data_bits` per beat (32 to 1024), addresses of `address_bits` (at most 40)."""
+    """The AXI4 masters: `data_bits` per beat, over all `ports`, each of 32 to 1024 bits; addresses of `address_bits`
+    (at most 40). Several ports work in lockstep as one wide one (`rtl.stripe`)."""
 
     data_bits: int = 64
     address_bits: int = 32
+    ports: int = 1
 
     def __post_init__(self) -> None:
-        _check(_power_of_two(self.data_bits) and 32 <= self.data_bits <= 1024, "bus.data_bits",
-               self.data_bits, "a power of two from 32 to 1024")
+        _check(_power_of_two(self.ports) and self.ports <= 64, "bus.ports", self.ports, "a power of two from 1 to 64")
+        _check(_power_of_two(self.data_bits) and 32 <= self.port_bits <= 1024, "bus.data_bits",
+               self.data_bits, f"a power of two from {32 * self.ports} to {1024 * self.ports}, "
+               f"32 to 1024 for each of bus.ports ({self.ports})")
         _check(16 <= self.address_bits <= 40, "bus.address_bits", self.address_bits, "16 to 40")
+
+    @property
+    def port_bits(self) -> int:
+        """Of a port's beat."""
+        return self.data_bits // self.ports
+
+    @property
+    def page_bytes(self) -> int:
+        """A burst must not cross addresses that this divides: AXI's 4 KB in every port."""
+        return 4096 * self.ports
 
 
 @dataclass(frozen=True, kw_only=True)

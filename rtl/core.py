@@ -16,6 +16,7 @@ from wordline.rtl.read_port import ReadArbiter
 from wordline.rtl.sequencer import Sequencer
 from wordline.rtl.store_unit import StoreUnit
 from wordline.rtl.stream_unit import StreamUnit
+from wordline.rtl.stripe import Stripe
 from wordline.rtl.vector_unit import VectorUnit
 
 _WRITE_SIDE = ("awid", "awaddr", "awlen", "awsize", "awburst", "awvalid", "awready", "wdata", "wstrb",
@@ -34,7 +35,7 @@ class Accelerator(wiring.Component):
 
     Members
     -------
-    axi : Out(Axi4), control : In(AxiLite), irq : Out, a program has ended
+    axi : Out(Axi4), or an array of `bus.ports`; control : In(AxiLite); irq : Out, a program has ended
     fault, watchdog : In/Out, of an `AxiGuard` on the bus, if there is one
     memory_base : Out, what a bridge adds to every address
     trace_start, trace_done, trace_pc : Out, starts and ends of instructions per unit; the program counter
@@ -42,16 +43,22 @@ class Accelerator(wiring.Component):
 
     def __init__(self, config: Config, *, inline: bool = False):
         self.config, self.inline = config, inline
+        axi = Out(Axi4(data_bits=config.bus.port_bits, address_bits=config.bus.address_bits))
         super().__init__({
-            "axi": Out(Axi4(data_bits=config.bus.data_bits, address_bits=config.bus.address_bits)),
+            "axi": axi if config.bus.ports == 1 else axi.array(config.bus.ports),
             "control": In(AxiLite()),
             "irq": Out(1), "fault": In(1), "watchdog": Out(32), "memory_base": Out(40),
             "trace_start": Out(UNITS), "trace_done": Out(UNITS), "trace_pc": Out(16),
         })
 
+    @property
+    def masters(self):
+        """The ports of `axi`, also if it is one."""
+        return [self.axi] if self.config.bus.ports == 1 else list(self.axi)
+
     def elaborate(self, platform):
         m = Module()
-        config, axi = self.config, self.axi
+        config = self.config
         m.submodules.control = control = Control(int(config.hardware_hash(), 16))
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.dispatch = dispatch = Dispatch()
@@ -100,6 +107,12 @@ class Accelerator(wiring.Component):
         ]
 
         # The bus.
+        axi = self.masters[0]
+        if config.bus.ports > 1:
+            m.submodules.stripe = stripe = Stripe(config.bus)
+            for inner, outer in zip(stripe.ports, self.masters, strict=True):
+                connect(m, inner, flipped(outer))
+            axi = stripe.bus
         for i, unit in enumerate((load, stream)):
             connect(m, unit.requests, reads.requests[i])
             m.d.comb += [unit.beats.valid.eq(reads.beats[i].valid),
@@ -107,7 +120,7 @@ class Accelerator(wiring.Component):
         for names, component in ((_READ_SIDE, reads), (_WRITE_SIDE, store)):
             for name in names:
                 ours, theirs = getattr(axi, name), getattr(component, name)
-                outwards = axi.signature.members[name].flow == Out
+                outwards = component.signature.members[name].flow == Out
                 m.d.comb += ours.eq(theirs) if outwards else theirs.eq(ours)
         # Between programs the array may take any beats it still waits for, and the FIFO loses what it holds.
         m.d.comb += [

@@ -3,8 +3,18 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from wordline.pe.datatypes import WEIGHT_TYPES
+from wordline.rtl.config import Config
 
 MAX_PLANES = 8
+
+
+def whole_beats(config: Config) -> bool:
+    """Whether a step of every datatype of the array is a whole number of beats."""
+    plane = config.array.cols * config.array.lanes
+    return all(WEIGHT_TYPES[name].bits * plane % config.bus.data_bits == 0 for name in config.array.weights)
 
 
 class Gearbox(wiring.Component):
@@ -16,13 +26,14 @@ class Gearbox(wiring.Component):
     Members
     -------
     start, total, planes : In, a section begins (no beat may come in this cycle); `planes` is held constant
+    whole : a step is a whole number of beats for all `planes` there will be, though a beat is wider than a plane
     beats : In(stream), ready while planes of the section are missing
     steps : Out(stream)
     drained : Out, every beat of the section has been taken
     """
 
-    def __init__(self, *, beat_bits: int, plane_bits: int):
-        self.beat_bits, self.plane_bits = beat_bits, plane_bits
+    def __init__(self, *, beat_bits: int, plane_bits: int, whole: bool = False):
+        self.beat_bits, self.plane_bits, self.whole = beat_bits, plane_bits, whole or beat_bits <= plane_bits
         super().__init__({
             "start": In(1), "total": In(20), "planes": In(4),
             "beats": In(stream.Signature(beat_bits)),
@@ -32,22 +43,28 @@ class Gearbox(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        if self.beat_bits <= self.plane_bits:
-            self._narrow(m, self.plane_bits // self.beat_bits)
+        if self.whole:
+            self._gather(m)
         else:
-            self._wide(m, self.beat_bits // self.plane_bits)
+            self._shift(m, self.beat_bits // self.plane_bits)
         return m
 
-    def _narrow(self, m: Module, parts: int) -> None:
-        """A plane takes `parts` beats: they are written to their places one after the other."""
+    def _gather(self, m: Module) -> None:
+        """A step takes whole beats: they are written to their places one after the other."""
         steps, beats = self.steps, self.beats
-        missing = Signal(20 + parts.bit_length())
-        slots = MAX_PLANES * parts
+        slots = MAX_PLANES * self.plane_bits // self.beat_bits
+
+        def in_beats(planes):
+            if self.beat_bits <= self.plane_bits:
+                return planes * (self.plane_bits // self.beat_bits)
+            return planes >> exact_log2(self.beat_bits // self.plane_bits)
+
+        missing = Signal(len(in_beats(self.total)))
         slot = Signal(range(slots + 1))
         gather = Signal(self.plane_bits * MAX_PLANES)
         full, free = Signal(), Signal()
         m.d.comb += [
-            full.eq(slot == self.planes * parts),
+            full.eq(slot == in_beats(self.planes)),
             free.eq(~steps.valid | steps.ready),
             beats.ready.eq((missing != 0) & (~full | free) & ~self.start),
             self.drained.eq(missing == 0),
@@ -67,9 +84,9 @@ class Gearbox(wiring.Component):
                     with m.Case(i):
                         m.d.sync += gather.word_select(i, self.beat_bits).eq(beats.payload)
         with m.If(self.start):
-            m.d.sync += [missing.eq(self.total * parts), slot.eq(0)]
+            m.d.sync += [missing.eq(in_beats(self.total)), slot.eq(0)]
 
-    def _wide(self, m: Module, parts: int) -> None:
+    def _shift(self, m: Module, parts: int) -> None:
         """A beat brings `parts` planes: a shift register with a variable fill."""
         steps, beats, width = self.steps, self.beats, self.plane_bits
         room = MAX_PLANES + parts

@@ -32,6 +32,7 @@ class LoadUnit(wiring.Component):
     """
 
     def __init__(self, config: Config):
+        self.bus = config.bus
         self.bits, self.address_bits = config.bus.data_bits, config.bus.address_bits
         self.lanes = config.vector.lanes
         super().__init__({
@@ -50,8 +51,7 @@ class LoadUnit(wiring.Component):
         m = Module()
         beat_bytes = self.bits // 8
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=self.bits, depth=FIFO_BEATS)
-        m.submodules.reader = reader = RunReader(
-            data_bits=self.bits, address_bits=self.address_bits, room_bits=range(FIFO_BEATS + 1))
+        m.submodules.reader = reader = RunReader(self.bus, room_bits=range(FIFO_BEATS + 1))
         connect(m, reader.requests, flipped(self.requests))
         room = Signal(range(FIFO_BEATS + 1), init=FIFO_BEATS)
         m.d.comb += [

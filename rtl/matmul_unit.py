@@ -14,7 +14,7 @@ from wordline.rtl.beat_memory import BeatMemory
 from wordline.rtl.column import Column, ColumnPlan, place_column
 from wordline.rtl.config import Config
 from wordline.rtl.drain import Drain, bank_m_port
-from wordline.rtl.gearbox import MAX_PLANES, Gearbox
+from wordline.rtl.gearbox import MAX_PLANES, Gearbox, whole_beats
 from wordline.rtl.isa import ROW_SCALES, Aux, CodeOrder, MatmulInstruction
 from wordline.rtl.ports import ReadPort, UnitPort
 from wordline.rtl.trits import TritGearbox
@@ -75,7 +75,8 @@ class MatmulUnit(wiring.Component):
         bus, cols, lanes = config.bus.data_bits, a.cols, a.lanes
         ch_beats = channel_beats(config)
 
-        m.submodules.gearbox = gearbox = Gearbox(beat_bits=bus, plane_bits=cols * lanes)
+        m.submodules.gearbox = gearbox = Gearbox(
+            beat_bits=bus, plane_bits=cols * lanes, whole=whole_beats(config))
         # The path that an instruction's codes take: planes and whole codes, or ternary weights.
         steps_valid, step_ready, front_drained, front_ready = Signal(), Signal(), Signal(), Signal()
         m.submodules.drain = drain = Drain(config)

@@ -6,10 +6,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from wordline.rtl.axi import INCR
+from wordline.rtl.config import BusConfig
 
 MAX_BURST = 64
-#: An AXI burst must not cross addresses that this divides.
-PAGE_BYTES = 4096
 RUN_BITS = 28
 
 
@@ -71,7 +70,7 @@ class ReadArbiter(wiring.Component):
 
 
 class RunReader(wiring.Component):
-    """Cuts runs into INCR bursts of at most `MAX_BURST` beats that do not cross 4 KB.
+    """Cuts runs into INCR bursts of at most `MAX_BURST` beats that do not cross a page (`BusConfig.page_bytes`).
 
     A burst is asked for when `room` has space for it; `asked` tells how much that was.
     Two cycles a burst: measure, ask. ``runs.ready`` is low while a run is under way.
@@ -83,8 +82,9 @@ class RunReader(wiring.Component):
     asked : Out, beats of the request that goes out in this cycle, else 0
     """
 
-    def __init__(self, *, data_bits: int, address_bits: int, room_bits: int):
-        self.beat_bytes = data_bits // 8
+    def __init__(self, bus: BusConfig, *, room_bits: int):
+        address_bits = bus.address_bits
+        self.beat_bytes, self.page_bytes = bus.data_bits // 8, bus.page_bytes
         run = data.StructLayout({"address": address_bits, "beats": RUN_BITS})
         super().__init__({
             "runs": In(stream.Signature(run)),
@@ -95,13 +95,13 @@ class RunReader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        page = PAGE_BYTES // self.beat_bytes
+        page = self.page_bytes // self.beat_bytes
         longest = min(MAX_BURST, page)
         address, left = Signal.like(self.runs.payload.address), Signal(RUN_BITS)
         burst = Signal(range(longest + 1))
         to_page, limit = Signal(range(page + 1)), Signal(range(longest + 1))
         m.d.comb += [
-            to_page.eq(page - address[exact_log2(self.beat_bytes) : exact_log2(PAGE_BYTES)]),
+            to_page.eq(page - address[exact_log2(self.beat_bytes) : exact_log2(self.page_bytes)]),
             limit.eq(Mux(to_page > longest, longest, to_page)),
             self.requests.payload.address.eq(address),
             self.requests.payload.length.eq(burst - 1),

@@ -31,7 +31,7 @@ class StreamUnit(wiring.Component):
     """
 
     def __init__(self, config: Config):
-        self.depth = config.memory.stream_beats
+        self.bus, self.depth = config.bus, config.memory.stream_beats
         self.bits, self.address_bits = config.bus.data_bits, config.bus.address_bits
         super().__init__({
             "port": Out(UnitPort(StreamInstruction)),
@@ -43,8 +43,7 @@ class StreamUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=self.bits, depth=self.depth)
-        m.submodules.reader = reader = RunReader(
-            data_bits=self.bits, address_bits=self.address_bits, room_bits=range(self.depth + 1))
+        m.submodules.reader = reader = RunReader(self.bus, room_bits=range(self.depth + 1))
         connect(m, reader.requests, flipped(self.requests))
         m.d.comb += [
             fifo.w_data.eq(self.beats.payload.data),

@@ -34,9 +34,8 @@ def from_order_key(key):
 class VectorLane(wiring.Component):
     """``o = function(join(a * f, c))``; the controls are constant while elements are in flight.
 
-    Every element passes all stages, those that do nothing as well: product (4 cycles), sum or maximum (5),
-    function (6), with a register in front of each of the last two, which begin with a comparison and a
-    barrel shifter. Latency 17.
+    An instruction's elements pass only the stages that it uses, and a register: product, sum or maximum with a register
+    in front, integer or special function. `latency` says how long that takes.
 
     Members
     -------
@@ -47,7 +46,17 @@ class VectorLane(wiring.Component):
     o : Out(32)
     """
 
-    latency = FloatMul.latency + 1 + FloatAdd.latency + 1 + SpecialFunction.latency
+    multiply_latency = FloatMul.latency
+    add_latency = 1 + FloatAdd.latency
+    plain_latency = 1
+    int_latency = FloatToInt.latency
+    special_latency = 1 + SpecialFunction.latency
+
+    @classmethod
+    def latency(cls, multiply: Factor, addend: Factor, function: Function) -> int:
+        """Cycles from an element to its result."""
+        last = {Function.NONE: cls.plain_latency, Function.INT: cls.int_latency}.get(function, cls.special_latency)
+        return (cls.multiply_latency * (multiply != Factor.NONE) + cls.add_latency * (addend != Factor.NONE) + last)
 
     a: In(32)
     b: In(32)
@@ -70,10 +79,10 @@ class VectorLane(wiring.Component):
         m.submodules.sfu = sfu = SpecialFunction()
 
         m.d.comb += [mul.a.eq(self.a), mul.b.eq(Mux(self.multiply == Factor.B, self.b, self.factor))]
-        bypass = delay(m, self.a, mul.latency, "a")
-        product = Mux(self.multiply == Factor.NONE, bypass, mul.o)
+        plain = self.multiply == Factor.NONE
+        product = Mux(plain, self.a, mul.o)
         product = Cat(product[:31], product[31] ^ self.negate_product)
-        late_b = delay(m, self.b, mul.latency, "b")
+        late_b = Mux(plain, self.b, delay(m, self.b, mul.latency, "b"))
         addend = Mux(self.add == Factor.B, late_b, self.addend)
         addend = Cat(addend[:31], addend[31] ^ self.negate_addend)
 
@@ -84,19 +93,15 @@ class VectorLane(wiring.Component):
         m.d.comb += larger.eq(Mux(order_key(fp) >= order_key(fc), fp, fc))
         with m.If(is_nan(p) | is_nan(c)):
             m.d.comb += larger.eq(NAN)
-        kept = Mux(self.add == Factor.NONE, p, larger)
-        late = delay(m, kept, adder.latency, "kept")
+        late = delay(m, larger, adder.latency, "larger")
         joined, total = Signal(32), Signal(32)
-        m.d.comb += joined.eq(Mux((self.add == Factor.NONE) | (self.join == Join.MAX), late, adder.o))
+        m.d.comb += joined.eq(Mux(self.add == Factor.NONE, product, Mux(self.join == Join.MAX, late, adder.o)))
         m.d.sync += total.eq(joined)
 
         m.d.comb += [sfu.a.eq(total), sfu.function.eq(self.function),
                      to_int.a.eq(joined), to_int.bits.eq(self.bits)]
-        early = Mux(self.function == Function.INT, Cat(to_int.o, to_int.o[15].replicate(16)),
-                    delay(m, total, to_int.latency - 1, "total"))
-        plain = delay(m, early, sfu.latency - (to_int.latency - 1), "early")
-        special = Signal()
-        m.d.sync += special.eq((self.function == Function.EXP2) | (self.function == Function.RECIP)
-                               | (self.function == Function.RSQRT))
-        m.d.comb += self.o.eq(Mux(special, sfu.o, plain))
+        none, integer = Signal(), Signal()
+        m.d.sync += [none.eq(self.function == Function.NONE), integer.eq(self.function == Function.INT)]
+        rounded = Cat(to_int.o, to_int.o[15].replicate(16))
+        m.d.comb += self.o.eq(Mux(none, total, Mux(integer, rounded, sfu.o)))
         return m

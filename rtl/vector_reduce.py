@@ -25,29 +25,22 @@ class VectorReduce(wiring.Component):
     changes no partial sum. Halves that nothing was added to are skipped: they hold +0, and the other half has
     seen one addition to +0 at most, so it is not -0, and adding +0 to it changes nothing.
 
-    MAX, ABSMAX, ARGMAX: a running best per lane, as its `order_key`; at the end lane 0 takes on one lane
-    after the other.
+    MAX, ABSMAX, ARGMAX: a running best per lane, as its `order_key`; at the end neighbours are compared, so that half
+    as many are left a cycle later.
 
-    A word is registered first. `finish` comes at least a cycle after the last one; `finished` follows after
-    `reduce_cycles` cycles.
+    A word is registered first; words of a SUM come `sum_interval` cycles apart. `finish` comes at least a cycle after
+    the last one; `finished` follows after `reduce_cycles` cycles.
 
     Members
     -------
     start : In, with the instruction's `kind`, and where to start from (`init_value`, `init_index`)
     valid, mask, word, base : In, a word, its valid elements, index of its first element
     finish, finished, value, index : as above
-
-    Raises
-    ------
-    ValueError
-        So many lanes that a partial sum's turn comes before its last sum is there.
     """
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self.words = SUM_WIDTH // lanes
-        if self.words < ADD + 1:
-            raise ValueError(f"{lanes} lanes are too many for {SUM_WIDTH} partial sums")
         word = data.ArrayLayout(32, lanes)
         super().__init__({
             "start": In(1), "kind": In(Reduction), "init_value": In(32), "init_index": In(32),
@@ -130,10 +123,10 @@ class VectorReduce(wiring.Component):
             m.d.sync += [slot.eq(0), full.eq(0)]
             m.d.sync += [b.eq(order_key(self.init_value)) for b in best] + [p.eq(self.init_index) for p in place]
 
-        countdown, lane = Signal(range(ADD + 1)), Signal(range(lanes))
+        countdown, lane = Signal(range(ADD + 1)), Signal(range(levels + 1))
         with m.FSM():
             with m.State("TAKE"):
-                m.d.sync += [countdown.eq(ADD), lane.eq(1), level.eq(0), step.eq(0), half.eq(0)]
+                m.d.sync += [countdown.eq(ADD), lane.eq(0), level.eq(0), step.eq(0), half.eq(0)]
                 for k in range(exact_log2(words)):  # the last word that holds something decides
                     with m.If(full | (slot > 1 << k)):
                         m.d.sync += half.eq(1 << k)
@@ -168,13 +161,13 @@ class VectorReduce(wiring.Component):
                         m.d.sync += self.value.eq(sums[0])
                         m.next = "DONE"
             with m.State("COMPARE"):
-                # Lane 0 against lane 1, which the others follow; the lower index wins a tie.
-                with m.If((best[1] > best[0]) | ((best[1] == best[0]) & (place[1] < place[0]))):
-                    m.d.sync += [best[0].eq(best[1]), place[0].eq(place[1])]
-                for values in (best, place):
-                    m.d.sync += [to.eq(of) for to, of in zip(values[1:], values[2:], strict=False)]
+                # The lower index wins a tie. What lies above the half that counts is of no matter.
+                for i, (a, b) in enumerate(zip(range(0, lanes, 2), range(1, lanes, 2), strict=True)):
+                    second_wins = (best[b] > best[a]) | ((best[b] == best[a]) & (place[b] < place[a]))
+                    m.d.sync += [best[i].eq(Mux(second_wins, best[b], best[a])),
+                                 place[i].eq(Mux(second_wins, place[b], place[a]))]
                 m.d.sync += lane.eq(lane + 1)
-                with m.If(lane == lanes - 1):
+                with m.If(lane == levels - 1):
                     m.next = "BEST"
             with m.State("BEST"):
                 m.d.sync += [self.value.eq(from_order_key(best[0])), self.index.eq(place[0])]
@@ -185,12 +178,17 @@ class VectorReduce(wiring.Component):
         return m
 
 
+def sum_interval(lanes: int) -> int:
+    """Cycles between two words of a SUM: a partial sum's turn comes again when its last sum is there."""
+    return -(-(ADD + 1) // (SUM_WIDTH // lanes))
+
+
 def reduce_cycles(lanes: int, kind: Reduction, words: int) -> int:
     """Cycles from `finish` to `finished`, for an instruction of `words` words."""
     if kind == Reduction.NONE:
         return 1
     if kind != Reduction.SUM:
-        return lanes + 1
+        return exact_log2(lanes) + 2
     settle = ADD + 1
     used = min(words, SUM_WIDTH // lanes)
     levels = max(used - 1, 0).bit_length()

@@ -13,6 +13,7 @@ from wordline.rtl.isa import (
     SCALARS,
     Destination,
     Factor,
+    Function,
     Reduction,
     SourceA,
     SourceB,
@@ -20,12 +21,10 @@ from wordline.rtl.isa import (
 )
 from wordline.rtl.ports import ReadPort, UnitPort, WritePort
 from wordline.rtl.vector_lane import VectorLane
-from wordline.rtl.vector_reduce import VectorReduce, reduce_cycles
+from wordline.rtl.vector_reduce import VectorReduce, reduce_cycles, sum_interval
 
-#: Cycles in which an instruction's scalars are read, one a cycle, and its size in words is found.
-PREPARE = 6
-#: Cycles from an address to the element's result: memory, lane.
-DEPTH = 1 + VectorLane.latency
+#: Cycles in which an instruction's scalars are read and its size in words is found.
+PREPARE = 2
 MINUS_INFINITY = 0xFF800000
 
 
@@ -39,9 +38,20 @@ def vector_words(config: Config, *, length: int, pad: int, outer: int, destinati
     return words * (outer + (pad >> 16 & 0xFF) + 1)
 
 
-def vector_cycles(config: Config, words: int, reduction: Reduction) -> int:
-    """Cycles from the start of an instruction of `words` words to its end: see `VectorUnit`."""
-    return PREPARE + max(words, 1) + DEPTH + 2 + reduce_cycles(config.vector.lanes, reduction, words) + 1
+def vector_depth(multiply: Factor, addend: Factor, function: Function) -> int:
+    """Cycles from an address to the element's result: memory, lane."""
+    return 1 + VectorLane.latency(multiply, addend, function)
+
+
+def vector_cycles(config: Config, words: int, reduction: Reduction, depth: int) -> int:
+    """Cycles from the start of an instruction of `words` words and `vector_depth` `depth` to its end: see
+    `VectorUnit`."""
+    lanes = config.vector.lanes
+    interval = sum_interval(lanes) if reduction == Reduction.SUM else 1
+    cycles = PREPARE + max(words, 1) * interval + depth + 1
+    if reduction == Reduction.NONE:
+        return cycles
+    return cycles + 1 + reduce_cycles(lanes, reduction, words) + (reduction == Reduction.ARGMAX)
 
 
 class VectorUnit(wiring.Component):
@@ -51,16 +61,18 @@ class VectorUnit(wiring.Component):
     exactly what. The next instruction starts only after the end of the last, so it reads what that wrote,
     the scalar registers included.
 
-    Time, from start to end, of an instruction of W words (`vector_words`), with V lanes and F =
-    `VectorLane.latency` = 17::
+    Time, from start to end, of an instruction of W words (`vector_words`), with V lanes and the latency F of the
+    stages that it uses (`VectorLane.latency`)::
 
-        no reduction          max(W, 1) + F + 11
-        MAX, ABSMAX, ARGMAX   max(W, 1) + F + 11 + V
-        SUM                   max(W, 1) + F + 19 + 7*log2(V) + fold(W)
-                              fold(W) = sum(2^k + 7 for k in range(L))
-                              L = ceil(log2(min(W, 128/V))), 0 for no word
+        no reduction    max(W, 1) + F + 4
+        MAX, ABSMAX     max(W, 1) + F + 7 + log2(V)
+        ARGMAX          max(W, 1) + F + 8 + log2(V)
+        SUM             max(W, 1) * I + F + 14 + 7*log2(V) + fold(W)
+                        fold(W) = sum(2^k + 7 for k in range(L))
+                        L = ceil(log2(min(W, 128/V))), 0 for no word
 
-    where fold and 7*log2(V) put the 128 partial sums together. No time depends on data.
+    where fold and 7*log2(V) put the 128 partial sums together, and I = `sum_interval` is 1 up to 16 lanes. No time
+    depends on data.
 
     Members
     -------
@@ -101,12 +113,13 @@ class VectorUnit(wiring.Component):
         instruction = Signal.like(self.port.instruction.payload)
         m.submodules.reduce = reduce = VectorReduce(lanes)
         m.submodules.scalars = scalars = Memory(shape=32, depth=SCALARS, init=[])
-        scalar_read, scalar_write = scalars.read_port(domain="comb"), scalars.write_port()
+        scalar_write = scalars.write_port()
 
         # Constants of the instruction, gathered before it runs.
         a_constant, factor, addend = Signal(32), Signal(32), Signal(32)
         init_value, init_index = Signal(32), Signal(32)
-        count = Signal(range(PREPARE + DEPTH + 3))
+        deepest = vector_depth(Factor.B, Factor.B, Function.EXP2)
+        count = Signal(range(deepest + 2))
 
         # Sizes in words.
         elements, segment = Signal(17), Signal(17)
@@ -121,6 +134,23 @@ class VectorUnit(wiring.Component):
         word, segments, left = Signal(17), Signal(9), Signal(16)
         base = Signal(32)
         issue = Signal()
+        interval = sum_interval(lanes)
+        turn, next_word = Signal(range(max(interval, 2))), Signal()  # words of a SUM come `interval` cycles apart
+
+        # Stages that the instruction uses.
+        multiplies, adds = instruction.multiply != Factor.NONE, instruction.addend != Factor.NONE
+        computes, special = instruction.function != Function.NONE, Signal()
+        reduces = instruction.reduction != Reduction.NONE
+        depth = Signal(range(deepest + 2))
+        m.d.comb += special.eq(computes & (instruction.function != Function.INT))
+        m.d.sync += depth.eq(
+            1 + Mux(multiplies, VectorLane.multiply_latency, 0) + Mux(adds, VectorLane.add_latency, 0)
+            + Mux(special, VectorLane.special_latency, Mux(computes, VectorLane.int_latency, VectorLane.plain_latency)))
+
+        def scalar(number):
+            port = scalars.read_port(domain="comb")
+            m.d.comb += port.addr.eq(number)
+            return port.data
 
         with m.FSM():
             with m.State("IDLE"):
@@ -130,67 +160,67 @@ class VectorUnit(wiring.Component):
                     m.next = "PREPARE"
             with m.State("PREPARE"):
                 m.d.sync += count.eq(count + 1)
-                with m.Switch(count):
-                    with m.Case(0):
-                        m.d.comb += scalar_read.addr.eq(instruction.a.imm)
-                        m.d.sync += a_constant.eq(Mux(instruction.a_source == SourceA.IMMEDIATE,
-                                                      instruction.immediate, scalar_read.data))
-                    with m.Case(1):
-                        m.d.comb += scalar_read.addr.eq(instruction.multiply_scalar)
-                        m.d.sync += factor.eq(Mux(instruction.multiply == Factor.IMMEDIATE,
-                                                  instruction.immediate, scalar_read.data))
-                    with m.Case(2):
-                        m.d.comb += scalar_read.addr.eq(instruction.addend_scalar)
-                        m.d.sync += addend.eq(Mux(instruction.addend == Factor.IMMEDIATE,
-                                                  instruction.immediate, scalar_read.data))
-                    with m.Case(3):
-                        m.d.comb += scalar_read.addr.eq(instruction.scalar)
-                        start = Mux(instruction.reduction == Reduction.ABSMAX, 0, MINUS_INFINITY)
-                        m.d.sync += init_value.eq(Mux(instruction.keep, scalar_read.data, start))
-                    with m.Case(4):
-                        m.d.comb += scalar_read.addr.eq(instruction.scalar + 1)
-                        m.d.sync += init_index.eq(Mux(instruction.keep, scalar_read.data, 0))
-                    with m.Default():
-                        m.d.comb += reduce.start.eq(1)
-                        m.d.sync += [
-                            a_base.eq(instruction.a.imm), b_base.eq(instruction.b.imm),
-                            dst_base.eq(instruction.dst.imm), word.eq(0),
-                            segments.eq(instruction.outer + instruction.pad.imm[16:24]),
-                            left.eq(instruction.len.imm), base.eq(instruction.b.imm << low),
-                        ]
-                        m.next = "RUN"
-            with m.State("RUN"):
-                m.d.comb += issue.eq(segment != 0)
+                start = Mux(instruction.reduction == Reduction.ABSMAX, 0, MINUS_INFINITY)
                 m.d.sync += [
-                    count.eq(0), word.eq(word + 1), base.eq(base + lanes),
-                    left.eq(Mux(left > lanes, left - lanes, 0)),
+                    a_constant.eq(Mux(instruction.a_source == SourceA.IMMEDIATE, instruction.immediate,
+                                      scalar(instruction.a.imm))),
+                    factor.eq(Mux(instruction.multiply == Factor.IMMEDIATE, instruction.immediate,
+                                  scalar(instruction.multiply_scalar))),
+                    addend.eq(Mux(instruction.addend == Factor.IMMEDIATE, instruction.immediate,
+                                  scalar(instruction.addend_scalar))),
+                    init_value.eq(Mux(instruction.keep, scalar(instruction.scalar), start)),
+                    init_index.eq(Mux(instruction.keep, scalar(instruction.scalar + 1), 0)),
+                    a_base.eq(instruction.a.imm), b_base.eq(instruction.b.imm),
+                    dst_base.eq(instruction.dst.imm), word.eq(0),
+                    segments.eq(instruction.outer + instruction.pad.imm[16:24]),
+                    left.eq(instruction.len.imm), base.eq(instruction.b.imm << low), turn.eq(0),
                 ]
-                with m.If(word + 1 >= segment):
+                with m.If(count == PREPARE - 1):
+                    m.d.comb += reduce.start.eq(1)
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += [issue.eq((segment != 0) & (turn == 0)), next_word.eq(1)]
+                if interval > 1:
+                    with m.If(instruction.reduction == Reduction.SUM):
+                        m.d.sync += turn.eq(Mux(turn == interval - 1, 0, turn + 1))
+                        m.d.comb += next_word.eq(turn == interval - 1)
+                m.d.sync += count.eq(0)
+                with m.If(next_word):
                     m.d.sync += [
-                        word.eq(0), left.eq(instruction.len.imm), segments.eq(segments - 1),
-                        a_base.eq(a_base + instruction.a_stride),
-                        b_base.eq(b_base + instruction.b_stride),
-                        dst_base.eq(dst_base + instruction.dst_stride),
+                        word.eq(word + 1), base.eq(base + lanes),
+                        left.eq(Mux(left > lanes, left - lanes, 0)),
                     ]
-                    with m.If((segments == 0) | (segment == 0)):
-                        m.next = "DRAIN"
+                    with m.If(word + 1 >= segment):
+                        m.d.sync += [
+                            word.eq(0), left.eq(instruction.len.imm), segments.eq(segments - 1),
+                            a_base.eq(a_base + instruction.a_stride),
+                            b_base.eq(b_base + instruction.b_stride),
+                            dst_base.eq(dst_base + instruction.dst_stride),
+                        ]
+                        with m.If((segments == 0) | (segment == 0)):
+                            m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.sync += count.eq(count + 1)
-                with m.If(count == DEPTH + 1):
+                with m.If((count == depth) & ~reduces):
+                    m.d.comb += self.port.done.eq(1)
+                    m.next = "IDLE"
+                with m.If(count == depth + 1):
                     m.d.comb += reduce.finish.eq(1)
                     m.next = "REDUCE"
             with m.State("REDUCE"):
                 with m.If(reduce.finished):
                     m.d.comb += [
                         scalar_write.addr.eq(instruction.scalar), scalar_write.data.eq(reduce.value),
-                        scalar_write.en.eq(instruction.reduction != Reduction.NONE),
+                        scalar_write.en.eq(1),
                     ]
-                    m.next = "FINISH"
-            with m.State("FINISH"):
+                    m.next = "INDEX"
+                    with m.If(instruction.reduction != Reduction.ARGMAX):
+                        m.d.comb += self.port.done.eq(1)
+                        m.next = "IDLE"
+            with m.State("INDEX"):
                 m.d.comb += [
                     scalar_write.addr.eq(instruction.scalar + 1), scalar_write.data.eq(reduce.index),
-                    scalar_write.en.eq(instruction.reduction == Reduction.ARGMAX),
-                    self.port.done.eq(1),
+                    scalar_write.en.eq(1), self.port.done.eq(1),
                 ]
                 m.next = "IDLE"
 
@@ -229,10 +259,23 @@ class VectorUnit(wiring.Component):
                 lane.negate_addend.eq(instruction.negate_addend), lane.bits.eq(instruction.bits),
             ]
             results.append(lane.o)
-        valid = delay(m, issue, DEPTH, "valid")
-        mask = delay(m, Cat(left > i for i in range(lanes)), DEPTH, "mask")
-        address = delay(m, (dst_base + word)[:16], DEPTH, "address")
-        index = delay(m, base, DEPTH, "index")
+
+        def accompany(value, name):
+            """What belongs to an element, through the same stages; none keeps it for the next instruction."""
+            def stage(value, used, cycles, name):
+                return Mux(used, delay(m, Mux(used, value, 0), cycles, name), value)
+
+            value = delay(m, value, 1, f"{name}_read")
+            value = stage(value, multiplies, VectorLane.multiply_latency, f"{name}_multiply")
+            value = stage(value, adds, VectorLane.add_latency, f"{name}_add")
+            value = delay(m, value, VectorLane.plain_latency, f"{name}_plain")
+            value = stage(value, computes, VectorLane.int_latency - VectorLane.plain_latency, f"{name}_int")
+            return stage(value, special, VectorLane.special_latency - VectorLane.int_latency, f"{name}_special")
+
+        valid = accompany(issue, "valid")
+        mask = accompany(Cat(left > i for i in range(lanes)), "mask")
+        address = accompany((dst_base + word)[:16], "address")
+        index = accompany(base, "index")
 
         # Write and reduce, from registers.
         out, out_valid, out_address = Signal(32 * lanes), Signal(), Signal(16)

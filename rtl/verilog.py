@@ -13,16 +13,22 @@ from wordline.rtl.core import Accelerator
 from wordline.rtl.matmul_unit import column_verilog
 
 
+def axi_prefixes(config: Config) -> list[str]:
+    """What the names of each AXI4 master's signals begin with."""
+    n = config.bus.ports
+    return ["m_axi_"] if n == 1 else [f"m_axi{i}_" for i in range(n)]
+
+
 class FlatAccelerator(wiring.Component):
     """An `Accelerator` with one port a signal: ``m_axi_awaddr`` where Amaranth would say ``axi__awaddr``."""
 
     def __init__(self, config: Config):
         self.core = Accelerator(config)
         self._ports = {}
-        for prefix, part in (("m_axi_", self.core.axi), ("s_axi_control_", self.core.control),
-                             ("", self.core)):
+        masters = zip(axi_prefixes(config), self.core.masters, strict=True)
+        for prefix, part in (*masters, ("s_axi_control_", self.core.control), ("", self.core)):
             for name, member in part.signature.members.items():
-                if member.is_port:
+                if member.is_port and not member.dimensions:
                     self._ports[prefix + name] = (getattr(part, name), member)
         super().__init__({name: member for name, (_, member) in self._ports.items()})
 
@@ -38,8 +44,8 @@ class FlatAccelerator(wiring.Component):
 def emit(config: Config) -> dict[str, str]:
     """File name -> Verilog: ``accelerator.v`` with the top module ``accelerator``, and ``column.v``.
 
-    Ports are ``clk``, ``rst``, ``m_axi_*`` (AXI4 master), ``s_axi_control_*`` (AXI4-Lite slave), ``irq`` and
-    ``trace_*``.
+    Ports are ``clk``, ``rst``, ``m_axi_*`` (AXI4 master; of several, ``m_axi0_*`` and so on), ``s_axi_control_*``
+    (AXI4-Lite slave), ``irq`` and ``trace_*``.
     """
     text = verilog.convert(FlatAccelerator(config), name="accelerator", emit_src=False)
     return {"accelerator.v": text, "column.v": column_verilog(config)}

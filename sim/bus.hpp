@@ -45,8 +45,10 @@ class Bus {
 public:
     Stalls stalls;
 
-    // Without a DRAM (`dram` null) every access takes `latency` cycles.
-    Bus(int64_t latency, uint32_t beat_bytes, const DramParams *dram) : latency_(latency), beat_bytes_(beat_bytes) {
+    // Without a DRAM (`dram` null) every access takes `latency` cycles. Of several ports in lockstep each has the same
+    // part of the DRAM's channels to itself, and all see the same requests in the same cycles: `dram` is one port's.
+    Bus(int64_t latency, uint32_t beat_bytes, uint32_t ports, const DramParams *dram)
+        : latency_(latency), beat_bytes_(beat_bytes), ports_(ports) {
         if (dram) params_ = *dram;
         restart();
     }
@@ -59,12 +61,13 @@ public:
         std::vector<int64_t> &due = reads_.back().due;
         due.assign(beats, now + latency_);
         if (!dram_) return;
-        const uint64_t size = params_->burst_bytes, end = address + beats * (uint64_t)beat_bytes_;
+        const uint64_t size = params_->burst_bytes, slice = beat_bytes_ / ports_;  // a port's part of a beat
+        const uint64_t from = address / ports_, end = from + beats * slice;
         std::fill(due.begin(), due.end(), 0);
-        for (uint64_t at = address / size * size; at < end; at += size) {
+        for (uint64_t at = from / size * size; at < end; at += size) {
             int64_t done = dram_->access(now, at, false);
-            uint64_t first = at > address ? (at - address) / beat_bytes_ : 0;
-            uint64_t last = (std::min(at + size, end) - 1 - address) / beat_bytes_;
+            uint64_t first = at > from ? (at - from) / slice : 0;
+            uint64_t last = (std::min(at + size, end) - 1 - from) / slice;
             for (uint64_t i = first; i <= last; i++) due[i] = std::max(due[i], done);
         }
     }
@@ -83,7 +86,12 @@ public:
     // A write beat is complete, address and data, in cycle `now`; a burst is answered when all of it is written.
     void write(int64_t now, uint64_t address, bool last, bool bad) {
         int64_t done = now + latency_;
-        if (dram_) done = std::max(written_, dram_->access(now, address, true));
+        if (dram_) {
+            const uint64_t from = address / ports_, slice = beat_bytes_ / ports_;
+            done = written_;
+            for (uint64_t at = from; at < from + slice; at += params_->burst_bytes)
+                done = std::max(done, dram_->access(now, at, true));
+        }
         written_ = last ? 0 : done;
         if (last) answers_.push_back({done, bad});
     }
@@ -123,13 +131,13 @@ public:
     }
 
     // What the DRAM has done for the accesses so far.
-    DramCounters dram_so_far() const { return dram_ ? dram_->counters : DramCounters{}; }
+    DramCounters dram_so_far() const { return dram_ ? all_ports(dram_->counters) : DramCounters{}; }
 
     // What the DRAM did up to cycle `now`; all zero without one.
     DramCounters dram_counters(int64_t now) {
         if (!dram_) return {};
         dram_->settle(now);
-        return dram_->counters;
+        return all_ports(dram_->counters);
     }
 
 private:
@@ -145,20 +153,27 @@ private:
     };
 
     int64_t latency_;
-    uint32_t beat_bytes_;
+    uint32_t beat_bytes_, ports_;
     std::optional<DramParams> params_;
     std::optional<Dram> dram_;
     std::deque<Burst> reads_;
     std::deque<Answer> answers_;
     int64_t written_ = 0;  // when the write burst that is under way is in DRAM so far
 
+    DramCounters all_ports(DramCounters of) const {
+        for (int64_t &n : of.commands) n *= ports_;
+        for (int64_t *n : {&of.hits, &of.misses, &of.conflicts, &of.data_clocks, &of.refresh_clocks}) *n *= ports_;
+        return of;
+    }
+
     int64_t interval() const { return params_->tREFI * params_->tck_ps / params_->core_ps; }
     int64_t phase(int64_t now) const { return now * params_->core_ps / params_->tck_ps % params_->tREFI; }
     int64_t busy_clocks() const { return params_->tRP + params_->tRFC; }
 
-    // The burst whose beat comes next: the oldest, or with stalls at times the oldest of another ID.
+    // The burst whose beat comes next: the oldest, or with stalls at times the oldest of another ID. Several ports carry
+    // one ID (rtl/stripe.py).
     size_t next(int64_t now) const {
-        if (stalls.probability > 0)
+        if (stalls.probability > 0 && ports_ == 1)
             for (size_t i = 1; i < reads_.size(); i++) {
                 bool oldest_of_id = true;
                 for (size_t j = 0; j < i; j++) oldest_of_id &= reads_[j].id != reads_[i].id;

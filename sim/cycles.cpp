@@ -83,7 +83,7 @@ struct Model {
 
     Model(const Params &params, const DramParams *dram, const Word *words, int64_t n, uint64_t address,
           const uint8_t *mem, uint64_t size, double stalls, uint64_t seed, bool rec)
-        : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, dram), program(words), length(n),
+        : p(params), bus(params.dram_latency, (uint32_t)params.beat_bytes, (uint32_t)params.ports, dram), program(words), length(n),
           memory(mem), memory_size(size), program_address((int64_t)address), record(rec), activity(n + 1), spans(n + 1) {
         bus.stalls = {stalls, seed};
         stream_.room = p.stream_beats, stream_.most = std::min(p.stream_beats, p.stream_window);

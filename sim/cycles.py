@@ -23,7 +23,7 @@ from wordline.rtl.config import Config
 from wordline.rtl.dispatch import IN_FLIGHT, QUEUE_DEPTH
 from wordline.rtl.drain import LATENCY as DRAIN_LATENCY
 from wordline.rtl.float_ref import SUM_WIDTH
-from wordline.rtl.gearbox import MAX_PLANES
+from wordline.rtl.gearbox import MAX_PLANES, whole_beats
 from wordline.rtl.isa import (
     INSTRUCTION_BYTES,
     INSTRUCTIONS,
@@ -31,6 +31,8 @@ from wordline.rtl.isa import (
     SEMAPHORE_BITS,
     CodeOrder,
     Destination,
+    Factor,
+    Function,
     Instruction,
     LoadFormat,
     Long,
@@ -42,13 +44,14 @@ from wordline.rtl.isa import (
 )
 from wordline.rtl.load_unit import FIFO_BEATS
 from wordline.rtl.matmul_unit import channel_beats
-from wordline.rtl.read_port import MAX_BURST, PAGE_BYTES
+from wordline.rtl.read_port import MAX_BURST
 from wordline.rtl.sequencer import QUIET_CYCLES
 from wordline.rtl.store_unit import OUTSTANDING
 from wordline.rtl.stream_unit import WINDOW
 from wordline.rtl.trits import trit_units
-from wordline.rtl.vector_reduce import ADD
-from wordline.rtl.vector_unit import DEPTH, PREPARE
+from wordline.rtl.vector_lane import VectorLane
+from wordline.rtl.vector_reduce import ADD, sum_interval
+from wordline.rtl.vector_unit import PREPARE
 from wordline.sim import dram, toolchain
 from wordline.sim.result import EVENT, RunResult
 
@@ -122,7 +125,7 @@ def isa_header() -> str:
     """``isa.hpp``: places of fields, numbers of units, operations, formats and causes, and sizes, from `rtl`."""
     sizes = {"INSTRUCTION_BYTES": INSTRUCTION_BYTES, "UNITS": len(Unit), "CAUSES": len(Cause), "REGISTERS": REGISTERS,
              "SEMAPHORE_MAX": (1 << SEMAPHORE_BITS) - 1, "QUEUE_DEPTH": QUEUE_DEPTH, "IN_FLIGHT": IN_FLIGHT,
-             "QUIET_CYCLES": QUIET_CYCLES, "FIFO_BEATS": FIFO_BEATS, "MAX_BURST": MAX_BURST, "PAGE_BYTES": PAGE_BYTES,
+             "QUIET_CYCLES": QUIET_CYCLES, "FIFO_BEATS": FIFO_BEATS, "MAX_BURST": MAX_BURST,
              "MAX_PLANES": MAX_PLANES, "OUTSTANDING": OUTSTANDING}
     lines = ["#pragma once", "namespace wordline {", "struct Field { int offset, width; };",
              "constexpr int " + ", ".join(f"{name} = {value}" for name, value in sizes.items()) + ";",
@@ -135,7 +138,8 @@ def isa_header() -> str:
         items = ", ".join(f"{renamed.get(e.name, e.name)} = {int(e)}" for e in kind)
         lines.append(f"enum {kind.__name__}Number {{ {items} }};")
     lines.append(f"constexpr int AUX_BITS[{len(AuxKind)}] = {{ {', '.join(str(AUX_BITS[a]) for a in AuxKind)} }};")
-    lines.append(f"constexpr int TRITS = {int(CodeOrder.TRITS)};")
+    lines.append(f"constexpr int TRITS = {int(CodeOrder.TRITS)}, NO_FACTOR = {int(Factor.NONE)};")
+    lines.append(f"constexpr int NO_FUNCTION = {int(Function.NONE)}, INT = {int(Function.INT)};")
     lines.append(f"constexpr int ACT_BUFFER = {int(Destination.ACT)}, PACKED_MODE = {int(StoreMode.PACKED)};")
     for unit, struct in INSTRUCTIONS.items():
         lines += [f"namespace {unit.name.lower()} {{", *_field_lines(struct), "}"]
@@ -151,8 +155,10 @@ def isa_header() -> str:
 
 
 _PARAMS = ("beat_bytes", "stream_beats", "cols", "lanes", "vector_lanes", "chunks", "channel_beats", "spacing",
-           "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "vector_depth", "sum_settle",
-           "sum_words", "dram_latency", "trit_beat", "trit_step")
+           "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "multiply_latency", "add_latency",
+           "plain_latency", "int_latency", "special_latency", "sum_interval", "sum_settle", "sum_words", "dram_latency",
+           "trit_beat", "trit_step", "ports", "page_bytes",
+           "whole_beats")
 
 
 class _Params(ctypes.Structure):
@@ -167,9 +173,14 @@ def _params(config: Config) -> _Params:
         beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, cols=a.cols, lanes=a.lanes,
         vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
         channel_beats=channel_beats(config), spacing=plan.spacing, stream_window=WINDOW,
-        dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE, vector_depth=DEPTH,
+        dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE,
+        multiply_latency=VectorLane.multiply_latency, add_latency=VectorLane.add_latency,
+        plain_latency=VectorLane.plain_latency, int_latency=VectorLane.int_latency,
+        special_latency=VectorLane.special_latency, sum_interval=sum_interval(lanes),
         sum_settle=ADD + 1, sum_words=SUM_WIDTH // lanes, dram_latency=config.dram.latency,
-        trit_beat=trits[0], trit_step=trits[1])
+        trit_beat=trits[0], trit_step=trits[1],
+        ports=config.bus.ports, page_bytes=config.bus.page_bytes,
+        whole_beats=8 * config.beat_bytes <= a.cols * a.lanes or whole_beats(config))
     for kind in plan.kinds:
         timing = plan.timing(kind)
         p.interval[kind], p.latency[kind] = timing.interval, timing.latency

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -58,9 +58,22 @@ def timing_of(config: Config) -> DramTiming | None:
 
 
 def of_config(config: Config) -> DramParams | None:
-    """`timing_of` for C++, at the configuration's clock."""
-    timing = timing_of(config)
-    return None if timing is None else params(timing, round(1e6 / config.clock_mhz), 0, config.dram.latency)
+    """What one port of the bus sees of `timing_of`, for C++, at the configuration's clock: with several ports, its
+    part of the channels.
+
+    Raises
+    ------
+    DramError
+        More ports than channels.
+    """
+    timing, ports = timing_of(config), config.bus.ports
+    if timing is None:
+        return None
+    if timing.channels % ports:
+        raise DramError(f"bus.ports = {ports}: {config.dram.kind} has {timing.channels} channels, and each port needs "
+                        "its own: set dram.channels")
+    return params(replace(timing, channels=timing.channels // ports), round(1e6 / config.clock_mhz), 0,
+                  config.dram.latency)
 
 
 @dataclass(frozen=True)

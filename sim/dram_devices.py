@@ -116,6 +116,15 @@ _DDR4 = DramTiming(
            "tREFI and tRFC from DRAMsim3 2981759 configs/DDR4_8Gb_x8_2400.ini; tRTW = CL + burst + 2 - CWL, as there",
 )
 
+# Pseudo-channels of 64 bits, sixteen in a stack. tRCD is that of reads (6 for writes).
+_HBM2 = DramTiming(
+    tck_ps=1000, channels=16, bank_groups=4, banks=4, rows=32768, columns=32, burst_bytes=32, burst=2,
+    tRCD=12, tRP=14, tRAS=28, tRC=42, tCCD_S=2, tCCD_L=3, tRRD_S=4, tRRD_L=6, tFAW=16, tWR=14, tWTR_S=4, tWTR_L=9,
+    tRTP=5, tRTW=18, CL=17, CWL=7, tREFI=3900, tRFC=220,
+    source="DRAMSys configs/memspec/HBM2.json (pseudo-channels of JESD235; after ComputerBase's "
+           "article on AMD Memory Tweak)",
+)
+
 # Presets. "tRTW = ..." is JEDEC's rule for read to write on one data bus, worked out from the line's other numbers.
 DEVICES: dict[str, DramTiming] = {
     "ddr4-2400": _DDR4,
@@ -142,13 +151,13 @@ DEVICES: dict[str, DramTiming] = {
                "tREFI) and Ramulator2 src/dram/impl/LPDDR5.cpp (the others; tRC = tRAS + tRP, where it has 30); "
                "tRTW = CL + burst + tWCKDQO - CWL",
     ),
-    # Pseudo-channels of 64 bits, sixteen in a stack. tRCD is that of reads (6 for writes).
-    "hbm2": DramTiming(
-        tck_ps=1000, channels=16, bank_groups=4, banks=4, rows=32768, columns=32, burst_bytes=32, burst=2,
-        tRCD=12, tRP=14, tRAS=28, tRC=42, tCCD_S=2, tCCD_L=3, tRRD_S=4, tRRD_L=6, tFAW=16, tWR=14, tWTR_S=4, tWTR_L=9,
-        tRTP=5, tRTW=18, CL=17, CWL=7, tREFI=3900, tRFC=220,
-        source="DRAMSys configs/memspec/HBM2.json (pseudo-channels of JESD235; after ComputerBase's "
-               "article on AMD Memory Tweak)",
+    "hbm2": _HBM2,
+    # The same device at the U280's data rate, 1.8 Gb/s a pin: 32 pseudo-channels in two stacks, 460.8 GB/s.
+    "hbm2-1800": replace(
+        _HBM2, tck_ps=1111, channels=32, rows=16384, tRCD=11, tRP=13, tRAS=26, tRC=39, tFAW=15, tWR=13,
+        tREFI=3510, tRFC=199,
+        source="hbm2's nanoseconds rounded up to clocks of 1.111 ns (tREFI down), all other times its clocks; 8 GB in "
+               "32 pseudo-channels, 460 GB/s: AMD UG1393, HBM Configuration and Use",
     ),
     # Two channels of 16 bits in a device. tRCD is that of reads (28 for writes).
     "gddr6-16": DramTiming(

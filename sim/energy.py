@@ -112,7 +112,8 @@ class ConstantTable:
 
     def dram(self, device: str, command: str) -> Price:
         """A command of all chips of a channel, or a nanosecond of its standby."""
-        d = self.tree.get("dram", {}).get(device)
+        known = self.tree.get("dram", {})
+        d = known.get(known.get(device, {}).get("same_as", device))
         if d is None:
             raise EnergyError(f"{self.path}: no energies of DRAM {device!r} are known, only of "
                               f"{', '.join(self.tree.get('dram', {}))}: give them with --table, or leave DRAM out "

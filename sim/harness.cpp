@@ -1,7 +1,7 @@
 // The Verilated accelerator behind a C interface, with its DRAM and its run loop.
 //
 // DRAM is a flat buffer that the caller owns; bus.hpp says in which cycle it answers. A write is applied when
-// address and data are there.
+// address and data are there. Several AXI ports are driven alike, as one: each brings its slice of every beat.
 
 #include <algorithm>
 #include <chrono>
@@ -21,7 +21,7 @@
 namespace {
 
 constexpr int UNITS = 6;
-constexpr int BEAT = DATA_BITS / 8;
+constexpr int BEAT = DATA_BITS / 8, SLICE = BEAT / PORTS, STROBES = (SLICE + 7) / 8;
 constexpr int SLVERR = 2;
 
 struct Write {
@@ -33,6 +33,22 @@ struct Event {
     int64_t start, end;  // cycles since the start of the program
     uint32_t unit, index;
 };
+
+// A signal of a port; FIRST_PORT and EACH_PORT(DO), which does DO(prefix, number) for each port, are from sim/rtl.py.
+#define PASTE(a, b) a##b
+#define SIGNAL(prefix, name) PASTE(prefix, name)
+#define AXI(name) SIGNAL(FIRST_PORT, name)
+#define SET(name, value) do { const auto v = (value); EACH_PORT(SET_ONE_##name) } while (0)
+#define SET_ONE_arready(prefix, i) t.SIGNAL(prefix, arready) = v;
+#define SET_ONE_awready(prefix, i) t.SIGNAL(prefix, awready) = v;
+#define SET_ONE_wready(prefix, i) t.SIGNAL(prefix, wready) = v;
+#define SET_ONE_rvalid(prefix, i) t.SIGNAL(prefix, rvalid) = v;
+#define SET_ONE_rid(prefix, i) t.SIGNAL(prefix, rid) = v;
+#define SET_ONE_rlast(prefix, i) t.SIGNAL(prefix, rlast) = v;
+#define SET_ONE_rresp(prefix, i) t.SIGNAL(prefix, rresp) = v;
+#define SET_ONE_rdata(prefix, i) std::memcpy(bytes(t.SIGNAL(prefix, rdata)), v + i * SLICE, SLICE);
+#define SET_ONE_bvalid(prefix, i) t.SIGNAL(prefix, bvalid) = v;
+#define SET_ONE_bresp(prefix, i) t.SIGNAL(prefix, bresp) = v;
 
 template <typename T> uint8_t *bytes(T &port) { return reinterpret_cast<uint8_t *>(&port); }
 
@@ -47,7 +63,7 @@ struct Machine {
     std::deque<Write> writes;
     std::deque<std::vector<uint8_t>> data;  // write beats that wait for their address
     std::vector<Event> events;
-    bool record = false;
+    bool record = false, lockstep = true;
     int64_t origin = 0;  // the program's cycle 0
     std::deque<int64_t> started[UNITS];
     uint32_t count[UNITS] = {};
@@ -68,23 +84,24 @@ struct Machine {
     void offer_read() {
         Vaccelerator &t = *top;
         wordline::Beat beat;
-        if (t.m_axi_rvalid || !bus->offer(time(), beat)) return;  // once offered, a beat stays
+        if (t.AXI(rvalid) || !bus->offer(time(), beat)) return;  // once offered, a beat stays
         bool inside = beat.address + BEAT <= size;
-        t.m_axi_rvalid = 1;
-        t.m_axi_rid = beat.id;
-        t.m_axi_rlast = beat.last;
-        t.m_axi_rresp = inside ? 0 : SLVERR;
-        if (inside) std::memcpy(bytes(t.m_axi_rdata), memory + beat.address, BEAT);
+        SET(rvalid, 1);
+        SET(rid, beat.id);
+        SET(rlast, beat.last);
+        SET(rresp, inside ? 0 : SLVERR);
+        if (inside) SET(rdata, memory + beat.address);
     }
 
     void apply_writes() {
         for (; !writes.empty() && !data.empty(); data.pop_front()) {
             Write &burst = writes.front();
-            const uint8_t *beat = data.front().data(), *strobe = beat + BEAT;
+            const uint8_t *beat = data.front().data(), *strobe = beat + BEAT;  // of the ports one behind the other
             bool inside = burst.address + BEAT <= size;
             bad_write |= !inside;
             for (int i = 0; inside && i < BEAT; i++)
-                if (strobe[i / 8] >> (i % 8) & 1) memory[burst.address + i] = beat[i];
+                if (strobe[i / SLICE * STROBES + i % SLICE / 8] >> (i % SLICE % 8) & 1)
+                    memory[burst.address + i] = beat[i];
             bool last = --burst.left == 0;
             bus->write(time(), burst.address, last, bad_write);
             burst.address += BEAT;
@@ -102,29 +119,43 @@ struct Machine {
         }
     }
 
+    // Ports that are treated alike must behave alike.
+    void check_lockstep() {
+        Vaccelerator &t = *top;
+#define COMPARE(prefix, i)                                                                                     \
+    lockstep &= t.SIGNAL(prefix, arvalid) == t.AXI(arvalid) && t.SIGNAL(prefix, araddr) == t.AXI(araddr) &&    \
+                t.SIGNAL(prefix, arlen) == t.AXI(arlen) && t.SIGNAL(prefix, awvalid) == t.AXI(awvalid) &&      \
+                t.SIGNAL(prefix, awaddr) == t.AXI(awaddr) && t.SIGNAL(prefix, wvalid) == t.AXI(wvalid) &&      \
+                t.SIGNAL(prefix, rready) == t.AXI(rready) && t.SIGNAL(prefix, bready) == t.AXI(bready);
+        EACH_PORT(COMPARE)
+    }
+
     // One clock cycle: offer inputs, see what is taken, clock, update.
     void cycle() {
         Vaccelerator &t = *top;
-        t.m_axi_arready = bus->ready(wordline::AR, time());
-        t.m_axi_awready = bus->ready(wordline::AW, time());
-        t.m_axi_wready = bus->ready(wordline::W, time());
+        SET(arready, bus->ready(wordline::AR, time()));
+        SET(awready, bus->ready(wordline::AW, time()));
+        SET(wready, bus->ready(wordline::W, time()));
         offer_read();
-        if (!t.m_axi_bvalid && bus->answer_due(time())) {
-            t.m_axi_bvalid = 1;
-            t.m_axi_bresp = bus->answer_bad() ? SLVERR : 0;
+        if (!t.AXI(bvalid) && bus->answer_due(time())) {
+            SET(bvalid, 1);
+            SET(bresp, bus->answer_bad() ? SLVERR : 0);
         }
         t.clk = 0;
         t.eval();
         dump(0);
-        bool ar = t.m_axi_arvalid && t.m_axi_arready, aw = t.m_axi_awvalid && t.m_axi_awready;
-        bool w = t.m_axi_wvalid && t.m_axi_wready, r = t.m_axi_rvalid && t.m_axi_rready;
-        bool b = t.m_axi_bvalid && t.m_axi_bready;
-        if (ar) bus->read(time(), t.m_axi_araddr, t.m_axi_arlen + 1u, t.m_axi_arid);
-        if (aw) writes.push_back({t.m_axi_awaddr, t.m_axi_awlen + 1u});
+        check_lockstep();
+        bool ar = t.AXI(arvalid) && t.AXI(arready), aw = t.AXI(awvalid) && t.AXI(awready);
+        bool w = t.AXI(wvalid) && t.AXI(wready), r = t.AXI(rvalid) && t.AXI(rready);
+        bool b = t.AXI(bvalid) && t.AXI(bready);
+        if (ar) bus->read(time(), (uint64_t)t.AXI(araddr) * PORTS, t.AXI(arlen) + 1u, t.AXI(arid));
+        if (aw) writes.push_back({(uint64_t)t.AXI(awaddr) * PORTS, t.AXI(awlen) + 1u});
         if (w) {
-            std::vector<uint8_t> beat(BEAT + (BEAT + 7) / 8);
-            std::memcpy(beat.data(), bytes(t.m_axi_wdata), BEAT);
-            std::memcpy(beat.data() + BEAT, bytes(t.m_axi_wstrb), (BEAT + 7) / 8);
+            std::vector<uint8_t> beat(BEAT + PORTS * STROBES);
+#define GATHER(prefix, i)                                                                        \
+    std::memcpy(beat.data() + i * SLICE, bytes(t.SIGNAL(prefix, wdata)), SLICE);                 \
+    std::memcpy(beat.data() + BEAT + i * STROBES, bytes(t.SIGNAL(prefix, wstrb)), STROBES);
+            EACH_PORT(GATHER)
             data.push_back(std::move(beat));
         }
         apply_writes();
@@ -132,8 +163,11 @@ struct Machine {
         t.clk = 1;
         t.eval();
         dump(1);
-        if (r) t.m_axi_rvalid = 0;
-        if (b) t.m_axi_bvalid = 0, bus->answered();
+        if (r) SET(rvalid, 0);
+        if (b) {
+            SET(bvalid, 0);
+            bus->answered();
+        }
         now++;
     }
 };
@@ -145,7 +179,9 @@ extern "C" {
 // Also forgets what is under way on the bus.
 void machine_reset(Machine *m) {
     m->bus->restart(), m->writes.clear(), m->data.clear();
-    m->top->m_axi_rvalid = m->top->m_axi_bvalid = 0;
+    auto &t = *m->top;
+    SET(rvalid, 0);
+    SET(bvalid, 0);
     m->top->rst = 1;
     for (int i = 0; i < 4; i++) m->cycle();
     m->top->rst = 0;
@@ -159,7 +195,7 @@ Machine *machine_new(uint8_t *memory, uint64_t size) {
 #endif
     m->top.reset(new Vaccelerator{m->context.get()});
     m->memory = memory, m->size = size;
-    m->bus.reset(new wordline::Bus{1, BEAT, nullptr});
+    m->bus.reset(new wordline::Bus{1, BEAT, PORTS, nullptr});
     machine_reset(m);
     return m;
 }
@@ -169,9 +205,12 @@ void machine_free(Machine *m) {
     delete m;
 }
 
+// Whether all AXI ports have done the same in every cycle.
+int machine_lockstep(Machine *m) { return m->lockstep; }
+
 // Memory timing of the programs started next.
 void machine_dram(Machine *m, int64_t latency, const wordline::DramParams *dram) {
-    m->bus.reset(new wordline::Bus{latency, BEAT, dram});
+    m->bus.reset(new wordline::Bus{latency, BEAT, PORTS, dram});
 }
 
 void machine_dram_counters(Machine *m, int64_t cycle, wordline::DramCounters *out) {

@@ -81,7 +81,7 @@ struct Load : Unit {
         write = write_next;
         bool left_fifo = read && fifo.ready;
         changed |= fifo.step(beat, read);
-        int64_t asked = reader.step(run, address / p.beat_bytes * p.beat_bytes, beats, granted, p.beat_bytes, changed);
+        int64_t asked = reader.step(p, run, address / p.beat_bytes * p.beat_bytes, beats, granted, changed);
         room += left_fifo - asked;
         return changed;
     }

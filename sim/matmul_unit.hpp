@@ -7,24 +7,25 @@
 namespace wordline {
 
 // rtl.gearbox.Gearbox, or rtl.trits.TritGearbox: from beats to steps. `missing`, `expected` and `fill` count planes;
-// of a plane wider than a beat, `missing` and `slot` beats; of ternary weights, units of `trit_beat` and `trit_step`.
+// of steps of whole beats, `missing` and `slot` beats; of ternary weights, units of `trit_beat` and `trit_step`.
 struct Gearbox {
     int64_t planes = 0;
     bool trits = false;
     int64_t missing = 0, expected = 0, fill = 0, slot = 0;
     bool offers = false, decoded = false;
 
+    static int64_t in_beats(const Params &p, int64_t planes) { return planes * p.cols * p.lanes / (8 * p.beat_bytes); }
+
     // Formed from registers.
     bool free, emits, takes;
 
     void outputs(const Params &p, bool loads_step) {
         free = !offers || loads_step;
-        int64_t plane_bits = p.cols * p.lanes, beat_bits = 8 * p.beat_bytes;
         if (trits) {
             emits = free && fill >= p.trit_step && expected != 0;
             takes = missing != 0 && (!decoded || inserts(p));
-        } else if (beat_bits <= plane_bits) {
-            bool full = slot == planes * (plane_bits / beat_bits);
+        } else if (p.whole_beats) {
+            bool full = slot == in_beats(p, planes);
             emits = free && full && planes != 0;
             takes = missing != 0 && (!full || free);
         } else {
@@ -38,7 +39,6 @@ struct Gearbox {
 
     // `moved`: a beat is taken; `starts`: a tile of `steps` steps begins.
     void step(const Params &p, int64_t steps, bool moved, bool starts, bool &changed) {
-        int64_t plane_bits = p.cols * p.lanes, beat_bits = 8 * p.beat_bytes;
         if (free) changed |= emits != offers, offers = emits;
         if (trits) {
             bool insert = inserts(p);
@@ -46,14 +46,13 @@ struct Gearbox {
             if (insert) fill += p.trit_beat, decoded = false, changed = true;
             if (moved) missing = std::max<int64_t>(0, missing - p.trit_beat), decoded = true;
             if (starts) missing = steps * p.trit_step, expected = steps, fill = 0, decoded = false;
-        } else if (beat_bits <= plane_bits) {
-            int64_t parts = plane_bits / beat_bits;
-            if (slot == planes * parts && free) changed |= slot != moved, slot = moved;
+        } else if (p.whole_beats) {
+            if (slot == in_beats(p, planes) && free) changed |= slot != moved, slot = moved;
             else if (moved) slot++;
             missing -= moved;
-            if (starts) missing = steps * planes * parts, slot = 0;
+            if (starts) missing = in_beats(p, steps * planes), slot = 0;
         } else {
-            int64_t parts = beat_bits / plane_bits;
+            int64_t parts = 8 * p.beat_bytes / (p.cols * p.lanes);
             if (emits) expected -= planes, fill -= planes, changed = true;
             if (moved) missing = std::max<int64_t>(0, missing - parts), fill += parts;
             if (starts) missing = expected = steps * planes, fill = 0;

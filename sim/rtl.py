@@ -48,7 +48,10 @@ def build(config: Config, *, waveform: bool = False,
     here = Path(__file__).parent
     # Columns as functions that all instances share, and no huge function: half the compile time.
     flags = ["--inline-mult", "1", "--output-split-cfuncs", "500"] + (["--trace-vcd"] if waveform else [])
-    defines = [f"-DDATA_BITS={config.bus.data_bits}"] + (["-DWITH_TRACE"] if waveform else [])
+    prefixes = verilog.axi_prefixes(config)
+    defines = [f"-DDATA_BITS={config.bus.data_bits}", f"-DPORTS={len(prefixes)}", f"-DFIRST_PORT={prefixes[0]}",
+               "-DEACH_PORT(DO)=" + " ".join(f"DO({prefix}, {i})" for i, prefix in enumerate(prefixes))]
+    defines += ["-DWITH_TRACE"] if waveform else []
     return verilated.library(
         sources(config), "accelerator", here / "harness.cpp", [here / "bus.hpp", here / "dram.hpp"], flags=flags,
         defines=defines,
@@ -90,6 +93,7 @@ class RtlMachine:
         c.machine_stalls.argtypes = [pointer, ctypes.c_double, ctypes.c_uint64]
         c.machine_write.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32]
         c.machine_read.argtypes, c.machine_read.restype = [pointer, ctypes.c_uint32], ctypes.c_uint32
+        c.machine_lockstep.argtypes, c.machine_lockstep.restype = [pointer], ctypes.c_int
         c.machine_reset.argtypes = c.machine_wave_end.argtypes = [pointer]
         c.machine_start.argtypes = [pointer, ctypes.c_uint32, ctypes.c_int]
         c.machine_run.argtypes = [pointer, ctypes.c_uint64, ctypes.c_double, ctypes.POINTER(ctypes.c_int)]
@@ -168,6 +172,8 @@ class RtlMachine:
         if error:
             raise RtlError(f"the program ended with {error.name}, exit code {status >> 8 & 255}; "
                            f"{self._where()}")
+        if not library.machine_lockstep(machine):
+            raise RtlError("the AXI ports did not do the same in every cycle")
         cycles = self.read(Csr.CYCLES_LOW) | self.read(Csr.CYCLES_HIGH) << 32
         events = np.zeros(library.machine_events(machine, None), EVENT)
         if record:

@@ -51,7 +51,7 @@ struct Stream : Unit {
             }
             break;
         }
-        int64_t asked = reader.step(run, run_address, run_length, granted, p.beat_bytes, changed);
+        int64_t asked = reader.step(p, run, run_address, run_length, granted, changed);
         arrived += beat;
         room += taken - asked, flying += asked - beat;
         changed |= fifo.step(beat, taken);

@@ -11,8 +11,9 @@ namespace wordline {
 // What the configuration and the declared timings of PEs and units say; filled in by sim/cycles.py.
 struct Params {
     int64_t beat_bytes, stream_beats, cols, lanes, vector_lanes, chunks, channel_beats, spacing, stream_window,
-        dequant_latency, drain_latency, vector_prepare, vector_depth, sum_settle, sum_words, dram_latency, trit_beat,
-        trit_step;
+        dequant_latency, drain_latency, vector_prepare, multiply_latency, add_latency, plain_latency, int_latency,
+        special_latency, sum_interval, sum_settle, sum_words, dram_latency, trit_beat, trit_step, ports,
+        page_bytes, whole_beats;
     int64_t interval[16], latency[16];  // of the PEs, by weight kind
 };
 
@@ -66,16 +67,16 @@ struct Reader {
     bool idle() const { return state == IDLE; }
     bool asks(int64_t room) const { return state == ASK && room >= burst; }
     // Returns the beats that were asked for in this cycle.
-    int64_t step(bool run, uint64_t run_address, int64_t beats, bool granted, int64_t beat_bytes, bool &changed) {
+    int64_t step(const Params &p, bool run, uint64_t run_address, int64_t beats, bool granted, bool &changed) {
         int64_t asked = 0;
         if (state == IDLE) {
             if (run) address = run_address, left = beats, state = MEASURE, changed = true;
         } else if (state == MEASURE) {
-            int64_t page = PAGE_BYTES / beat_bytes, longest = std::min<int64_t>(MAX_BURST, page);
-            int64_t to_page = page - (int64_t)(address % PAGE_BYTES) / beat_bytes;
+            int64_t page = p.page_bytes / p.beat_bytes, longest = std::min<int64_t>(MAX_BURST, page);
+            int64_t to_page = page - (int64_t)(address % p.page_bytes) / p.beat_bytes;
             burst = std::min(left, std::min(to_page, longest)), state = ASK, changed = true;
         } else if (granted) {
-            asked = burst, address += burst * beat_bytes, left -= burst;
+            asked = burst, address += burst * p.beat_bytes, left -= burst;
             state = left ? MEASURE : IDLE, changed = true;
         }
         return asked;

@@ -20,6 +20,14 @@ struct Vector : Unit {
     bool ready() const { return !busy; }
     bool done(int64_t now) const { return busy && now == end; }
 
+    // rtl.vector_unit.vector_depth
+    static int64_t depth(const Params &p, const Word *start) {
+        uint64_t function = start->get(vector::function);
+        bool multiplies = start->get(vector::multiply) != NO_FACTOR, adds = start->get(vector::addend) != NO_FACTOR;
+        return 1 + multiplies * p.multiply_latency + adds * p.add_latency
+               + (function == NO_FUNCTION ? p.plain_latency : function == INT ? p.int_latency : p.special_latency);
+    }
+
     // rtl.vector_unit.vector_cycles
     bool cycle(const Params &p, int64_t now, const Word *start) {
         if (done(now)) {
@@ -32,19 +40,20 @@ struct Vector : Unit {
         int64_t words = (std::max(length, pad) + lanes - 1) / lanes, step = p.lanes / lanes;
         if (start->get(vector::destination) == ACT_BUFFER) words = (words + step - 1) / step * step;
         words *= start->get(vector::outer) + (start->get(vector::pad) >> 16 & 0xFF) + 1;
-        int64_t reduction = start->get(vector::reduction), reduce = 1;
+        int64_t reduction = start->get(vector::reduction), reduce = 0, interval = 1;
         if (reduction == SUM) {
+            interval = p.sum_interval;
             int64_t levels = ceil_log2(std::max<int64_t>(1, std::min(words, p.sum_words)));
-            reduce = 2 + p.sum_settle + ceil_log2(lanes) * p.sum_settle;
+            reduce = 3 + p.sum_settle + ceil_log2(lanes) * p.sum_settle;
             for (int64_t k = 0; k < levels; k++) reduce += (1ll << k) + p.sum_settle;
             activity->folds += (1ll << levels) - 1;
         } else if (reduction != NO_REDUCTION) {
-            reduce = lanes + 1;
+            reduce = ceil_log2(lanes) + 3 + (reduction == ARGMAX);
         }
         activity->words += words;
         busy = true;
-        work_from = now + 1 + p.vector_prepare, work_to = work_from + words;
-        end = now + p.vector_prepare + std::max<int64_t>(words, 1) + p.vector_depth + 2 + reduce + 1;
+        work_from = now + 1 + p.vector_prepare, work_to = work_from + words * interval;
+        end = now + p.vector_prepare + std::max<int64_t>(words, 1) * interval + depth(p, start) + 1 + reduce;
         cause = SETUP;
         return true;
     }

@@ -27,13 +27,14 @@ from wordline.sim.generate import Generator
 from wordline.sim.random_programs import TOP, Block, build_program, random_blocks
 from wordline.sim.rtl import RtlMachine
 
-#: Hardware that the cases run on: families, bus wider and narrower than a plane, dequantiser rates, drains.
+#: Hardware that the cases run on: families, bus wider and narrower than a plane, dequantiser rates, drains, AXI ports.
 HARDWARE: dict[str, tuple[str, list[str]]] = {
     "mac-8x8-bus64": ("ulx3s", ["array.act_bits=16"]),
     "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "array.sparse=true"]),
-    "mac-3x8x8-bus256": ("ulx3s", ["array.rows=3", "bus.data_bits=256", "array.drain_lanes=2", "memory.stream_beats=64",
-                                   'array.weights=["int8", "int7", "int4_asym", "ternary", "mxfp4"]',
-                                   "array.group_min=8", "vector.lanes=2", "array.sparse=true"]),
+    "mac-3x8x8-bus4x64": ("ulx3s", ["array.rows=3", "bus.data_bits=256", "bus.ports=4", "array.drain_lanes=2",
+                                    "memory.stream_beats=64", "array.group_min=8", "vector.lanes=2",
+                                    "array.sparse=true",
+                                    'array.weights=["int8", "int7", "int4_asym", "ternary", "mxfp4"]']),
     "serial-8x16-bus32": ("ulx3s", ['array.family="bit_serial"', "array.cols=8", "array.lanes=16", "bus.data_bits=32",
                                     'array.weights=["int8", "int5", "int1", "ternary", "bitmod_fp3", "pow2x3"]',
                                     "array.group_min=16", "vector.lanes=8", "array.drain_lanes=8",
@@ -123,7 +124,8 @@ def random_hardware(number: int) -> Config:
             "array.lanes": lanes, "array.act_bits": rng.choice([8, 16]),
             "array.weights": ["int8", *rng.sample(types, 3)], "array.group_min": lanes * rng.choice([1, 2, 4]),
             "array.sparse": rng.random() < 0.5, "array.drain_lanes": rng.choice([1, 2, 4, 8]), "vector.lanes": vector,
-            "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "memory.stream_beats": rng.choice([64, 128, 512]),
+            "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "bus.ports": rng.choice([1, 1, 2, 4]),
+            "memory.stream_beats": rng.choice([64, 128, 512]),
             "memory.vector_floats": 4096, "memory.matmul_floats": 4096, "memory.load_floats": 2048,
         }
         try:
@@ -135,7 +137,8 @@ def random_hardware(number: int) -> Config:
 def random_case(hardware: str, seed: int) -> Case:
     """The case number `seed` of a hardware; always the same. One in ten is a transformer."""
     rng = random.Random(f"{hardware} {seed}")
-    case = Case(hardware, [], seed, stalls=rng.choice([0.0, 0.0, 0.1, 0.5]), dram=random_dram(rng))
+    stalls, dram = rng.choice([0.0, 0.0, 0.1, 0.5]), random_dram(rng, hardware_config(hardware).bus.ports)
+    case = Case(hardware, [], seed, stalls=stalls, dram=dram)
     if seed % 10 == 9:
         while True:
             case = replace(case, model=random_transformer(rng, case.config))
@@ -168,13 +171,14 @@ def transformer(case: Case) -> tuple[Model, list[int], int]:
     return Model(c, tensors, None, Path()), [int(t) for t in rng.integers(0, c.vocab, prompt)], tokens
 
 
-def random_dram(rng: random.Random) -> dict[str, Any]:
+def random_dram(rng: random.Random, ports: int = 1) -> dict[str, Any]:
     """A memory: of fixed latency, or a DRAM of any device with random channels and mapping."""
     fields = list(FIELDS)
     rng.shuffle(fields)
     memory: dict[str, Any] = {"latency": rng.choice([1, 2, 5, 20, 97])}
     if rng.random() < 0.7:
-        memory |= {"kind": rng.choice(sorted(DEVICES)), "channels": rng.choice([0, 1, 2, 8]),
+        channels = rng.choice([0, 1, 2, 8]) if ports == 1 else ports * rng.choice([1, 2])
+        memory |= {"kind": rng.choice(sorted(DEVICES)), "channels": channels,
                    "mapping": rng.choice(["", ":".join(fields)])}
     return memory
 

@@ -24,17 +24,18 @@ from wordline.rtl.isa import (
     SourceB,
     Unit,
 )
-from wordline.rtl.vector_lane import VectorLane
 from wordline.rtl.vector_ref import VectorFields, VectorState, decode, execute
-from wordline.rtl.vector_unit import VectorUnit, vector_cycles, vector_words
+from wordline.rtl.vector_unit import VectorUnit, vector_cycles, vector_depth, vector_words
 
 FLOATS = 512
 BANKS = ("x", "m", "l", "s")
 
 
 def config(lanes: int) -> Config:
+    wide = max(16, lanes)
     return Config(
-        vector=VectorConfig(lanes=lanes), array=ArrayConfig(lanes=16, cols=16, rows=2, act_bits=16),
+        vector=VectorConfig(lanes=lanes),
+        array=ArrayConfig(lanes=wide, cols=wide, rows=2, act_bits=16, group_min=2 * wide),
         memory=MemoryConfig(vector_floats=FLOATS, matmul_floats=FLOATS, load_floats=FLOATS,
                             store_floats=FLOATS, act_elements=FLOATS))
 
@@ -130,7 +131,8 @@ class Bench:
             f = decode(word)
             total = vector_words(self.config, length=f.len, pad=f.pad, outer=f.outer,
                                  destination=Destination(f.destination))
-            assert measured == vector_cycles(self.config, total, Reduction(f.reduction)), f
+            depth = vector_depth(Factor(f.multiply), Factor(f.addend), Function(f.function))
+            assert measured == vector_cycles(self.config, total, Reduction(f.reduction), depth), f
         return cycles
 
 
@@ -178,7 +180,7 @@ def random_bank(rng: np.random.Generator) -> np.ndarray:
     return bits
 
 
-@pytest.mark.parametrize(("lanes", "n"), [(2, 40), (4, 120), (8, 40), (16, 8)])
+@pytest.mark.parametrize(("lanes", "n"), [(2, 40), (4, 120), (8, 40), (16, 8), (64, 2)])
 def test_random_instructions(lanes, n):
     rng = np.random.default_rng(lanes)
     bench = Bench(lanes, {name: random_bank(rng) for name in BANKS[:3]})
@@ -187,7 +189,7 @@ def test_random_instructions(lanes, n):
     bench.run(program + [random_fields(rng, lanes) for _ in range(n)])
 
 
-@pytest.mark.parametrize("lanes", [4, 8])
+@pytest.mark.parametrize("lanes", [4, 8, 32])
 def test_sums_of_every_kind_of_length(lanes):
     rng = np.random.default_rng(10)
     x = rng.normal(0, 1, FLOATS).astype(np.float32)
@@ -278,12 +280,15 @@ def test_cycles_are_words_and_a_constant():
     kinds = (Reduction.MAX, Reduction.ABSMAX, Reduction.ARGMAX)
     cycles = bench.run([{"len": n} for n in plain] + [{"len": 8, "reduction": k} for k in kinds]
                        + [{"len": n, "reduction": Reduction.SUM} for n in (4, 8, 128, 256)]
-                       + [{"len": 4, "outer": 2}, {"len": 5, "destination": Destination.ACT}])
-    rest = [n - VectorLane.latency for n in cycles]
-    assert rest[:4] == [12, 12, 13, 61]
-    assert rest[4:7] == [13 + 4] * 3
-    assert rest[7:11] == [1 + 33, 2 + 41, 32 + 99, 64 + 99]
-    assert rest[11:13] == [14, 15]
+                       + [{"len": 4, "outer": 2}, {"len": 5, "destination": Destination.ACT}]
+                       + [{"len": 4, "multiply": Factor.B}, {"len": 4, "addend": Factor.B},
+                          {"len": 4, "function": Function.INT}, {"len": 4, "function": Function.RECIP},
+                          {"len": 4, "multiply": Factor.SCALAR, "addend": Factor.SCALAR, "function": Function.EXP2}])
+    assert cycles[:4] == [6, 6, 7, 55]
+    assert cycles[4:7] == [12, 12, 13]
+    assert cycles[7:11] == [1 + 29, 2 + 37, 32 + 95, 64 + 95]
+    assert cycles[11:13] == [8, 9]
+    assert cycles[13:18] == [10, 12, 8, 14, 24]
 
 
 def test_fields_of_the_reference_are_those_of_the_instruction():

@@ -82,7 +82,7 @@ def quick_dram(config):
 
 
 @pytest.mark.parametrize(("name", "wrong"), [
-    ("ColumnPlan", LatePe), ("DEPTH", cycles.DEPTH + 1), ("ADD", cycles.ADD + 1),
+    ("ColumnPlan", LatePe), ("PREPARE", cycles.PREPARE + 1), ("ADD", cycles.ADD + 1),
     ("dram", SimpleNamespace(**vars(dram) | {"of_config": quick_dram})),
 ], ids=["processing element", "vector operation", "sum", "tRCD"])
 def test_one_wrong_cycle_is_found(machines, monkeypatch, name, wrong):
