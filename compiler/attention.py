@@ -52,21 +52,22 @@ class Attention(Blocks):
         the keys and values of the one after that are rotated, quantised and stored."""
         b, c, p, t = self.b, self.c, self.places, self.config.types
         b.part = "qkv"
-        self.load_norm("input_layernorm", {"L": "gamma"})
         self.load_bias(c.qkv_bias, "qkv", c.qkv)
         with self.rows("norm1", act=True):
             self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), reg(ROW_X, p.work))
             self.quantise(Vec(SourceA.X, reg(ROW_X, p.work)), slot=0, length=c.width, bits=t.acts)
-        self.matmul(self.image.matrices["qkv"], slot=0, rows=reg(TOKENS))
+        self.matmul_qkv()
         if c.rope_local_theta:
             self._load_rope()
         if c.qk_norm:
             b.load(self.in_layer("qk_norm"), p.qk_gain, 2 * c.head_dim, parts={"L": "qk_gain"})
         if c.qkv_bias:
             with self.rows("qkv_bias"):
-                self.add_bias(Vec(SourceA.M, reg(ROW_M, 0), {"M": "qkv"}), reg(ROW_X, p.biased), c.qkv)
+                self.add_bias(Vec(SourceA.M, reg(ROW_M, 0)), reg(ROW_X, p.biased), c.qkv)
         if self.batch > 1:
             self._sequences()
+        elif self.places.together:
+            self._all_heads()
         else:
             self._heads()
         n = c.attention
@@ -114,6 +115,37 @@ class Attention(Blocks):
             if g > 0:
                 self._values(g - 1, groups[g - 1])
 
+    def _all_heads(self) -> None:
+        """One token's attention with what is alike for all heads done at once, for memories that hold it. The keys'
+        weights come before the queries', so the cache is written by the time its stream begins, and two streams bring
+        all of it. Scores of all heads come first, so that the array never waits for a softmax."""
+        b, c, p, image = self.b, self.c, self.places, self.image
+        heads, beat = range(c.kv_heads), self.config.beat_bytes
+        b.part = "cache"
+        self._turn(c.heads, c.kv_heads)
+        size = sum(self._cache_words()) + 2
+        for h in heads:
+            self._cache_codes(h, h * size)
+        self._cache_stores({h: h * size for h in heads})
+        b.set(ROW_M, 0)
+        # Everything up to the MLP: what DRAM brings ahead of the array lies in the weight FIFO.
+        b.part = "scores"
+        b.control(Operation.MULI, rd=T1, ra=KEY_TILES, value=image.key.tile_beats)
+        b.stream(self.in_layer("keys0"), c.kv_heads, reg(T1), image.stride("keys") // beat, "keys")
+        b.part = "values"
+        b.stream(self.in_layer("values0"), c.kv_heads, reg(VALUE_BEATS), image.stride("values") // beat, "values")
+        self.stream("o")
+        self.stream("gate_up")
+        b.part = "values"
+        scales = image.stride("value_scales") // 4
+        b.load(self.in_layer("value_scales0"), p.vscale[0], c.kv_heads * scales, region="values", parts={"L": "vscale"})
+        b.part = "scores"
+        self._turn(0, c.heads)
+        for h in heads:
+            self._scores(h, range(h, h + 1))
+        for h in heads:
+            self._values(h, range(h, h + 1))
+
     def groups(self) -> list[range]:
         """Heads that go through the array at once. With one token in a step, those that share keys and values take a
         row of the array each, so that the cache is read once for all of them."""
@@ -132,7 +164,7 @@ class Attention(Blocks):
         at = head * self.c.head_dim // self.lanes
         if self.c.qkv_bias:
             return Vec(SourceA.X, reg(ROW_X, self.places.biased + at))
-        return Vec(SourceA.M, reg(ROW_M, at), {"M": "qkv"})
+        return Vec(SourceA.M, reg(ROW_M, at), {"M": "q" if head < self.c.heads else "kv"})
 
     def _normed(self, head: int) -> Vec:
         """With its norm, if queries and keys have one."""
@@ -215,24 +247,30 @@ class Attention(Blocks):
     def _store_cache(self, h: int) -> None:
         """Rotate key-value head `h` and its queries, quantise key and value, and write them where the array will
         read them."""
-        b, c, p, a, image = self.b, self.c, self.places, self.config.array, self.image
-        sizes = image.sizes
+        b, c, p = self.b, self.c, self.places
         b.part = "cache"
-        # Bank S: the key, its scale, the value, its scale, the key as it was. Zeros fill up the last step and tile.
-        key_words, value_words = image.sizes.key_dim // self.lanes, image.sizes.value_dim // self.lanes
+        per_kv = c.heads // c.kv_heads
+        with self.rows(f"cache{h}"):
+            self._turn(c.heads + h, 1)
+            self._cache_codes(h, 0)
+            self._cache_stores({h: 0})
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
+            self._turn(h * per_kv, per_kv)
 
-        def split(tile: int, tile_bytes: int, within: int) -> None:
-            """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
-            b.control(Operation.SHR, rd=T2, ra=T1, value=tile.bit_length() - 1)
-            b.control(Operation.MULI, rd=T2, ra=T2, value=tile_bytes)
-            b.control(Operation.ANDI, rd=ROW_M, ra=T1, value=tile - 1)
-            b.control(Operation.MULI, rd=ROW_M, ra=ROW_M, value=within)
-            b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
-            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+    def _cache_words(self) -> tuple[int, int]:
+        """Words of a key and of a value in bank S; a word with its scale is behind each. A key that waits for its group
+        comes behind both, as it was."""
+        sizes = self.image.sizes
+        return sizes.key_dim // self.lanes, sizes.value_dim // self.lanes
+
+    def _cache_codes(self, h: int, place: int) -> None:
+        """Key and value of a head as integers into bank S, from word `place` on."""
+        b, c, sizes = self.b, self.c, self.image.sizes
+        key_words, value_words = self._cache_words()
 
         def codes(x: Vec, bits: int, place: int, words: int, part: str, **first: Any) -> None:
-            """Integers of one head into bank S, their scale into the word behind them; `first`: fields of the first
-            pass, which otherwise writes nothing."""
+            """Integers of one head, their scale into the word behind them. Zeros fill up the last step or tile.
+            `first`: fields of the first pass, which otherwise writes nothing."""
             parts = x.parts | {"S": part}
             pad = words * self.lanes
             b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts, **first)
@@ -246,39 +284,54 @@ class Attention(Blocks):
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=place + words,
                      parts=parts)
 
-        key, value = {"S": "key"}, {"S": "value"}
-        keys, values = f"keys{h}", f"values{h}"
-        per_kv = c.heads // c.kv_heads
-        value_at = key_words + 1
-        staged_at = value_at + value_words + 1
-        stage: dict[str, Any] = {"destination": Destination.S, "dst": staged_at} if sizes.group else {}
-        with self.rows(f"cache{h}"):
-            self._turn(c.heads + h, 1)
-            codes(self._turned(c.heads + h), 8, 0, key_words, "key", **stage)
-            self.position(T1)
-            if sizes.group:
-                b.control(Operation.ANDI, rd=T1, ra=T1, value=sizes.group - 1)
-            split(a.cols, image.key.tile_bytes, a.lanes)
-            b.store(self._at(keys, image.key.header_bytes), 0, image.key.steps, keys, piece=a.lanes,
-                    run_stride=image.key.step_bytes, parts=key, mode=StoreMode.PACKED, bits=8)
-            split(a.cols, image.key.tile_bytes, 4)
-            b.store(self._at(keys), key_words, 1, keys, parts=key)
-            if sizes.group:
-                b.control(Operation.MULI, rd=T2, ra=T1, value=4 * c.head_dim)
-                b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
-                b.store(self._at(f"staged{h}"), staged_at, c.head_dim, f"staged{h}", parts=key)
-                self.position(T1)
-            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
-            codes(self._projected(c.heads + c.kv_heads + h), sizes.kv.bits, value_at, value_words, "value")
-            split(a.lanes, image.value.step_bytes, a.cols * sizes.kv.bits // 8)
-            b.store(self._at(values), value_at, sizes.value_dim // a.cols, values,
-                    piece=a.cols, run_stride=image.value.tile_bytes, parts=value, mode=StoreMode.PACKED,
-                    bits=sizes.kv.bits)
-            b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+        value_at = place + key_words + 1
+        stage = {"destination": Destination.S, "dst": value_at + value_words + 1} if sizes.group else {}
+        codes(self._turned(c.heads + h), 8, place, key_words, f"key{place}", **stage)
+        codes(self._projected(c.heads + c.kv_heads + h), sizes.kv.bits, value_at, value_words, f"value{place}")
+
+    def _cache_stores(self, heads: dict[int, int]) -> None:
+        """Codes and scales of heads, by their places in bank S, to DRAM. Kind after kind, so that what is written lies
+        together in time."""
+        b, c, a, image = self.b, self.c, self.config.array, self.image
+        sizes, packed = image.sizes, {"mode": StoreMode.PACKED}
+        key_words, value_words = self._cache_words()
+
+        def split(tile: int, tile_bytes: int, within: int) -> None:
+            """T2 = (T1 / tile) * tile_bytes + (T1 % tile) * within, on top of the layer's address."""
+            b.control(Operation.SHR, rd=T2, ra=T1, value=tile.bit_length() - 1)
+            b.control(Operation.MULI, rd=T2, ra=T2, value=tile_bytes)
+            b.control(Operation.ANDI, rd=ROW_M, ra=T1, value=tile - 1)
+            b.control(Operation.MULI, rd=ROW_M, ra=ROW_M, value=within)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=ROW_M)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
-            b.store(self._at(f"value_scales{h}"), value_at + value_words, 1, values, parts=value)
-            b.control(Operation.MULI, rd=ROW_M, ra=ROW, value=p.m_row)
-            self._turn(h * per_kv, per_kv)
+
+        self.position(T1)
+        if sizes.group:
+            b.control(Operation.ANDI, rd=T1, ra=T1, value=sizes.group - 1)
+        split(a.cols, image.key.tile_bytes, a.lanes)
+        for h, place in heads.items():
+            b.store(self._at(f"keys{h}", image.key.header_bytes), place, image.key.steps, f"keys/{h}", piece=a.lanes,
+                    run_stride=image.key.step_bytes, parts={"S": f"key{place}"}, bits=8, **packed)
+        split(a.cols, image.key.tile_bytes, 4)
+        for h, place in heads.items():
+            b.store(self._at(f"keys{h}"), place + key_words, 1, f"keys/{h}", parts={"S": f"key{place}"})
+        if sizes.group:
+            b.control(Operation.MULI, rd=T2, ra=T1, value=4 * c.head_dim)
+            b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+            for h, place in heads.items():
+                b.store(self._at(f"staged{h}"), place + key_words + value_words + 2, c.head_dim, f"staged{h}",
+                        parts={"S": f"key{place}"})
+            self.position(T1)
+        split(a.lanes, image.value.step_bytes, a.cols * sizes.kv.bits // 8)
+        for h, place in heads.items():
+            b.store(self._at(f"values{h}"), place + key_words + 1, sizes.value_dim // a.cols, f"values/{h}",
+                    piece=a.cols, run_stride=image.value.tile_bytes, parts={"S": f"value{place}"}, bits=sizes.kv.bits,
+                    **packed)
+        b.control(Operation.SHL, rd=T2, ra=T1, value=2)
+        b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
+        for h, place in heads.items():
+            b.store(self._at(f"value_scales{h}"), place + key_words + 1 + value_words, 1, f"values/{h}",
+                    parts={"S": f"value{place}"})
 
     def _at(self, name: str, extra: int = 0) -> tuple[int, int]:
         """An address in the layer, T2 bytes further on; T2 has the layer's address in it."""
@@ -290,7 +343,7 @@ class Attention(Blocks):
         if self.image.sizes.group:
             sealed = self.image.sealed.tile_beats
             self.b.stream(self.in_layer(f"sealed{kv}"), reg(SEALED), sealed, sealed)
-        self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys{kv}")
+        self.b.stream(self.in_layer(f"keys{kv}"), reg(KEY_TILES), beats, beats, f"keys/{kv}")
 
     def _stream_values(self, heads: range) -> None:
         c, image = self.c, self.image
@@ -300,7 +353,7 @@ class Attention(Blocks):
             beats = T1
             self.value_beats(beats)
         self.b.stream(self.in_layer(f"values{kv}"), image.sizes.value_dim // self.config.array.cols, reg(beats),
-                      image.value.tile_beats, f"values{kv}")
+                      image.value.tile_beats, f"values/{kv}")
 
     def value_beats(self, rd: int) -> None:
         """rd = beats of a tile of values that the step needs."""
@@ -336,8 +389,9 @@ class Attention(Blocks):
             self._sealed_scores(g, heads)
         at, operand, parts = self._operand("q", p.query, g)
         slot = 1 if g % 2 else 3
-        b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % 2], reg(CONTEXT), region=f"values{kv}",
-               parts=p.parts(g))
+        if not p.together:
+            b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % len(p.vscale)], reg(CONTEXT),
+                   region=f"values/{kv}", parts=p.parts(g))
         for i, h in enumerate(heads):
             with self.rows(f"query{h}", act=True):
                 query = self._turned(h)
@@ -345,10 +399,10 @@ class Attention(Blocks):
                 # Scores come out in units of ln 2 and scaled, ready for exp2.
                 self.quantise(query, slot=slot, length=c.head_dim, bits=t.acts, act=at, array_row=i, parts=parts,
                               factor=math.log2(math.e) * c.score_scale)
-        out: Operand = p.scores[g % 2]
+        out: Operand = p.scores[g % len(p.scores)]
         if self.image.sizes.group:  # behind those of sealed keys
             b.control(Operation.SHL, rd=T1, ra=SEALED, value=(a.cols // self.lanes).bit_length() - 1)
-            out = reg(T1, p.scores[g % 2])
+            out = reg(T1, p.scores[g % len(p.scores)])
         self._head_matmul(g, heads, operand, WEIGHT_TYPES["int8"], tiles=reg(KEY_TILES), steps=self.image.key.steps,
                           out=out, out_stride=p.m_row, slot=slot, channel_scales=1, order=CodeOrder.COLUMNS,
                           act=at * self.lanes // a.lanes)
@@ -406,7 +460,7 @@ class Attention(Blocks):
         ours = p.parts(g)
         self.position(T2)
         b.set(T2, 1, T2)
-        scores = reg(ROW_M if self.looped else 0, p.scores[g % 2] + i * p.m_row)
+        scores = reg(ROW_M if self.looped else 0, p.scores[g % len(p.scores)] + i * p.m_row)
         work, n = reg(ROW_X, p.work), reg(T2)
         b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)
         b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
@@ -414,7 +468,7 @@ class Attention(Blocks):
                  reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_TOTAL)
-        b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[g % 2], b_source=SourceB.L,
+        b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[g % len(p.vscale)], b_source=SourceB.L,
                  destination=Destination.X, dst=work, **ABSMAX, parts=ours)
         self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
                       divide_total=True, act=act, array_row=i, parts=parts)

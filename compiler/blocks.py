@@ -67,14 +67,15 @@ class Blocks:
 
     # --- DRAM.
 
-    def in_layer(self, name: str, extra: int = 0) -> tuple[int, int]:
-        return reg(LAYER, self.image.layer_address + self.image.offsets[name] + extra)
+    def in_layer(self, name: str, extra: int = 0, register: int = LAYER) -> tuple[int, int]:
+        return reg(register, self.image.layer_address + self.image.offsets[name] + extra)
 
-    def load_norm(self, name: str, parts: Parts | None = None) -> None:
-        """A layer's norm: its gain, and its bias if it has one."""
-        self.b.load(self.in_layer(name), self.places.gamma, self.c.width, parts=parts)
+    def load_norm(self, name: str, layer: int = LAYER) -> None:
+        """The norm of the layer that a register leads to: its gain, and its bias if it has one."""
+        self.b.load(self.in_layer(name, register=layer), self.places.gamma, self.c.width, parts={"L": "gamma"})
         if self.c.norm == "layer":
-            self.b.load(self.in_layer(f"{name}.bias"), self.places.shift, self.c.width, parts={"L": "shift"})
+            self.b.load(self.in_layer(f"{name}.bias", register=layer), self.places.shift, self.c.width,
+                        parts={"L": "shift"})
 
     def load_bias(self, has: bool, name: str, n: int) -> None:
         if has:
@@ -86,9 +87,38 @@ class Blocks:
         self.b.part = name
         self.b.stream(self.in_layer(name), *self.image.matrices[name].run())
 
-    def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0) -> None:
-        self.b.matmul(rows=rows, act=0, tiles=tiles or matrix.tiles, out=0, out_stride=self.places.m_row,
-                      slot=slot, **matrix.matmul_fields())
+    def stream_qkv(self, layer: int = LAYER, enable: int = 0) -> None:
+        """Keys' and values' weights come first, so that the cache is written while the queries' come. Only if the
+        register `enable` is -1, or always."""
+        self.b.part = "qkv"
+        matrix = self.image.matrices["qkv"]
+        for first, tiles in self.qkv_parts().values():
+            runs: Operand = tiles
+            if enable:
+                self.b.control(Operation.ANDI, rd=T1, ra=enable, value=tiles)
+                runs = reg(T1)
+            _, beats, stride = matrix.run()
+            self.b.stream(self.in_layer("qkv", first * matrix.layout.tile_bytes, layer), runs, beats, stride)
+
+    def qkv_parts(self) -> dict[str, tuple[int, int]]:
+        """First tile and tiles of each matmul of the projection, by the part of bank M that it writes; one for all if
+        the queries end within a tile."""
+        tiles, cols = self.image.matrices["qkv"].tiles, self.config.array.cols
+        if self.c.attention % cols:
+            return {"": (0, tiles)}
+        queries = self.c.attention // cols
+        return {"kv": (queries, tiles - queries), "q": (0, queries)}
+
+    def matmul_qkv(self) -> None:
+        cols, matrix = self.config.array.cols, self.image.matrices["qkv"]
+        for part, (first, tiles) in self.qkv_parts().items():
+            self.matmul(matrix, slot=0, rows=reg(TOKENS), tiles=tiles, out=first * cols // self.lanes,
+                        parts={"M": part} if part else {})
+
+    def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0, out: int = 0,
+               parts: Parts | None = None) -> None:
+        self.b.matmul(rows=rows, act=0, tiles=tiles or matrix.tiles, out=out, out_stride=self.places.m_row,
+                      slot=slot, parts=parts, **matrix.matmul_fields())
 
     def quantise(self, x: Vec, *, slot: int, length: object, pad: object = 0, bits: int, row: bool = True,
                  factor: float = 1.0, divide_total: bool = False, act: int = 0, array_row: int = 0,

@@ -129,12 +129,16 @@ class Image:
                                 planes=kv.bits, steps=sizes.max_context // a.lanes, group_scales=False,
                                 channel_scales=False, order=CodeOrder.LANES)
         caches = {"keys": (ceil_div(sizes.recent, a.cols) * self.key.tile_bytes, "int8"),
-                  "values": (sizes.value_dim // a.cols * self.value.tile_bytes, kv.name),
-                  "value_scales": (4 * sizes.max_context, "float32")}
+                  "values": (sizes.value_dim // a.cols * self.value.tile_bytes, kv.name)}
         if sizes.group:
             caches |= {"staged": (4 * sizes.group * c.head_dim, "float32"),
                        "sealed": (sizes.sealed * sizes.group // a.cols * self.sealed.tile_bytes, kv.name),
                        "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
+        # A head's caches lie together, or but for the value scales, which all heads then have in a row.
+        scales = {"value_scales": (4 * sizes.max_context, "float32")}
+        within, behind = (caches | scales, {}) if sizes.group else (caches, scales)
+        order = [(name, h, *about) for part in (within, behind) for h in range(c.kv_heads)
+                 for name, about in part.items()]
         parts_of = {name: (parts, (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1]))
                     for name, parts in matrices(c).items()}
         kept = {name: pruned_groups(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
@@ -171,13 +175,16 @@ class Image:
                                               layout="which RoPE table: bytes behind the first"))
             before = self.map.top
             for sequence in range(self.batch):
-                for h in range(c.kv_heads):
-                    for name, (size, dtype) in caches.items():
-                        which = f"{name}{h}" if sequence == 0 else f"sequence{sequence}.{name}{h}"
-                        at(which, self.map.take(f"layer{i}.{which}", size, dtype))
+                for name, h, size, dtype in order:
+                    which = f"{name}{h}" if sequence == 0 else f"sequence{sequence}.{name}{h}"
+                    at(which, self.map.take(f"layer{i}.{which}", size, dtype))
             self.cache_bytes = (self.map.top - before) // self.batch  # of a sequence in a layer
             if i == 0:
                 self.layer_address, self.layer_bytes = start, self.map.top - start
+
+    def stride(self, name: str) -> int:
+        """Bytes from a head's part of the cache to the next head's."""
+        return self.offsets[f"{name}1"] - self.offsets[f"{name}0"]
 
     def _gain(self, name: str, *tensors_and_size: Any) -> int:
         """The gain of a norm: of some tensors, one behind the other, plus what the architecture adds to them."""

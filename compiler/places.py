@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from wordline.compiler.activations import SCRATCH
 from wordline.compiler.architecture import ModelConfig
 from wordline.compiler.builder import Parts
-from wordline.compiler.weights import check_accumulator, require, weight_type
+from wordline.compiler.weights import ALIGNMENT, check_accumulator, require, weight_type
 from wordline.pe.datatypes import WeightType, act_max
 from wordline.rtl.config import Config
 from wordline.rtl.layout import ceil_div
@@ -31,16 +31,16 @@ class Sizes:
 @dataclass(frozen=True)
 class Places:
     """Word offsets within a row of banks X and M and of the activation buffer, and within banks L and S; strides of
-    the rows. What a head needs for itself has two places, for even and odd heads, where the memories
-    have room, so that a head's vectors and the next one's matmuls go on side by side. What a model does not
-    have takes no room."""
+    the rows. What a head needs for itself has a place for each key-value head where the memories have room
+    (`together`), else two, for even and odd heads, so that a head's vectors and the next one's matmuls go on side by
+    side, else one. What a model does not have takes no room."""
 
     x: int  # residual
     work: int
     qk: int  # rotated queries and keys
     biased: int  # queries, keys and values, then the MLP's hidden units, behind their bias or norm
     x_row: int
-    scores: tuple[int, int]
+    scores: tuple[int, ...]
     heads: int
     m_row: int
     query: tuple[int, int]
@@ -48,7 +48,7 @@ class Places:
     folded: tuple[int, int]  # queries times the channels' scales of sealed keys: of the largest, then of every group
     shift: int  # bias of a LayerNorm, where an embedding row is before the first layer
     gamma: int
-    vscale: tuple[int, int]
+    vscale: tuple[int, ...]
     rope: int
     rope_row: int
     bias: int
@@ -58,15 +58,17 @@ class Places:
     channels: tuple[int, int]  # the channels' scales of sealed keys
     seal_tokens: int  # whose keys are on the chip at a time when a group is sealed
     chunk: int  # tiles of the output head at a time
+    together: bool  # the cache's codes, the value scales and the scores of all heads have room
 
     def parts(self, h: int) -> Parts:
         """The parts of the banks that head `h` has for itself."""
-        return {"M": f"scores{which(self.scores, h)}", "L": f"vscale{which(self.vscale, h)}"}
+        return {"M": f"scores{which(self.scores, h)}",
+                "L": "vscale" if self.together else f"vscale{which(self.vscale, h)}"}
 
 
-def which(pair: tuple[int, int], h: int) -> int:
-    """The place of two that head `h` has, or the only one."""
-    return h % 2 if pair[0] != pair[1] else 0
+def which(places: tuple[int, ...], h: int) -> int:
+    """Which of some places head `h` has; the only one if they are all the same."""
+    return h % len(places) if places[0] != places[-1] else 0
 
 
 def check(c: ModelConfig, config: Config, context: int) -> Sizes:
@@ -115,7 +117,7 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     CompileError
         A memory is too small; the message names it and the size it must have.
     """
-    v, rows, memory = config.vector.lanes, config.array.rows, config.memory
+    v, rows, memory, align = config.vector.lanes, config.array.rows, config.memory, max(ALIGNMENT, config.beat_bytes)
 
     def words(elements: int) -> int:
         return ceil_div(elements, v)
@@ -125,18 +127,40 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     rotary = (c.heads + c.kv_heads) * half  # words of one half of all queries and keys
     length, after = words(sizes.max_context), words(c.attention)
 
-    def pair(first: int, size: int, room: int) -> tuple[int, int]:
-        """Two places behind `first` if `room` holds both, else one."""
-        return (first, first + size) if first + 2 * size <= room else (first, first)
+    def some(first: int, size: int, room: int, most: int = 2) -> tuple[int, ...]:
+        """Places behind `first`: `most`, two or one, as `room` has it."""
+        n = next((n for n in (most, 2) if first + n * size <= room), 1)
+        return tuple(first + i * size for i in range(n))
 
+    def pair(first: int, size: int, room: int) -> tuple[int, int]:
+        """Two places, which may be the same."""
+        places = some(first, size, room)
+        return places[0], places[-1]
+
+    bias = max([0] + [n for has, n in ((c.qkv_bias, c.qkv), (c.o_bias, c.width), (c.mlp_bias, max(hidden, c.width)))
+                      if has])
+    features = {"bias": words(bias), "qk_gain": words(2 * c.head_dim) if c.qk_norm else 0,
+                "sub_gain": words(max(c.attention, c.ffn)) if c.sub_norms else 0,
+                "post_gain": width if c.post_norms else 0}
+    # All heads at once: each has its scores in bank M, its codes in bank S, its value scales as in DRAM in bank L.
+    scale_words = words(ceil_div(4 * sizes.max_context, align) * align // 4)
+    store_words = words(sizes.key_dim) + words(sizes.value_dim) + 2
+    together = (batch == 1 and rows == 1 and not sizes.group and c.heads == c.kv_heads > 1
+                and sizes.key_dim == sizes.value_dim == c.head_dim == config.array.cols
+                and c.kv_heads * store_words * v <= memory.store_floats
+                and c.kv_heads * scale_words * v < 1 << 16
+                and (2 * width + c.kv_heads * scale_words + 2 * half + sum(features.values())) * v
+                <= memory.load_floats
+                and (words(c.qkv) + c.kv_heads * length + after) * v <= memory.matmul_floats)
     # Bank X.
     work = max(words(c.ffn) * SCRATCH.get(c.activation, 1), width, length, 2 * rotary, after)
     biased = width + work + 2 * rotary
     x_row = biased + words(max(c.qkv if c.qkv_bias or c.qk_norm else 0, hidden if c.mlp_bias else 0))
     # Bank M. The last tile of a head's output may be wider than the head.
     spill = words(sizes.value_dim - c.head_dim)
-    scores = pair(words(c.qkv), length, memory.matmul_floats // v // rows - after - spill)
-    heads = scores[1] + length
+    scores = some(words(c.qkv), length, memory.matmul_floats // v // rows - after - spill,
+                  c.kv_heads if together else 2)
+    heads = scores[-1] + length
     m_row = max(heads + after + spill, words(hidden), width)
     # Activation buffer.
     act = words(memory.act_elements)
@@ -149,16 +173,13 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
             start = places[i][1] + size
     query, probabilities, folded = places
     # Bank L.
-    bias = max([0] + [n for has, n in ((c.qkv_bias, c.qkv), (c.o_bias, c.width), (c.mlp_bias, max(hidden, c.width)))
-                      if has])
-    features = {"bias": words(bias), "qk_gain": words(2 * c.head_dim) if c.qk_norm else 0,
-                "sub_gain": words(max(c.attention, c.ffn)) if c.sub_norms else 0,
-                "post_gain": width if c.post_norms else 0}
     gamma = width
     channels_size = words((sizes.sealed + 1) * c.head_dim) if sizes.group else 0
-    vscale = pair(gamma + width, length,
-                  words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size)
-    top = vscale[1] + length + rows * 2 * half
+    vscale = some(gamma + width, scale_words if together else length,
+                  words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size,
+                  c.kv_heads if together else 2)
+    rope_at = vscale[-1] + (scale_words if together else length)
+    top = rope_at + rows * 2 * half
     at = {}
     for name, size in features.items():
         at[name], top = top, top + size
@@ -179,7 +200,7 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     chunk = min(ceil_div(c.vocab, config.array.cols),
                 (m_row if batch > 1 else memory.matmul_floats // v) // per_tile,
                 memory.store_floats // v // per_tile)
-    codes = words(sizes.key_dim) + words(sizes.value_dim) + 2 + (words(c.head_dim) if sizes.group else 0)
+    codes = store_words + (words(c.head_dim) if sizes.group else 0)
     floats = {"vector_floats": max(rows * x_row * v, (seal + 2) * c.head_dim if seal else 0),
               "matmul_floats": rows * m_row * v, "load_floats": max(top * v, seal * c.head_dim),
               "store_floats": max(codes * v, config.array.cols * config.array.lanes if seal else 0),
@@ -190,5 +211,5 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
         + "; the smallest change that fits: " + " ".join(f"--set memory.{name}={size}" for name, size in small.items()))
     return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
                   query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
-                  rope=vscale[1] + length, rope_row=2 * half, channels=channels, seal_tokens=seal,
-                  chunk=chunk, **at)
+                  rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
+                  chunk=chunk, together=together, **at)

@@ -76,7 +76,7 @@ class TransformerCompiler(Attention, Sealing):
         b.part = "embedding"
         self._embed()
         b.set(LAYER, 0)
-        self.stream("qkv")
+        self.stream_qkv()
         if self.batch > 1:
             self._layers("layers")
             b.label("logits")
@@ -127,6 +127,8 @@ class TransformerCompiler(Attention, Sealing):
         waits for all that came before it: row registers are 0 there."""
         b, c, image = self.b, self.c, self.image
         self.looped = label == "layers"
+        b.part = "qkv"
+        self.load_norm("input_layernorm")
         b.label(label)
         self.attention()
         self._mlp()
@@ -200,7 +202,8 @@ class TransformerCompiler(Attention, Sealing):
         self.load_norm(c.mlp_norm)
         self.load_bias(c.o_bias, "o", c.width)
         self.load_post_norm("post_attention_layernorm")
-        self.stream("gate_up")
+        if not p.together:
+            self.stream("gate_up")
         work = Vec(SourceA.X, reg(ROW_X, p.work))
         with self.rows("norm2", act=True):
             self.residual(bias=c.o_bias)
@@ -230,12 +233,14 @@ class TransformerCompiler(Attention, Sealing):
         self.matmul(matrices["down"], slot=0, rows=reg(TOKENS))
         b.part = "qkv"
         # The next layer's first weights come while this layer ends; behind the last layer, none.
-        tiles, beats, stride = matrices["qkv"].run()
         b.set(T1, -(c.layers - 1) * self.image.layer_bytes, LAYER)
         b.control(Operation.SHR, rd=T1, ra=T1, value=31)
-        b.control(Operation.SHR, rd=T1, ra=T1, value=31)
-        b.control(Operation.ANDI, rd=T1, ra=T1, value=tiles)
-        b.stream(self.in_layer("qkv", self.image.layer_bytes), reg(T1), beats, stride)
+        b.control(Operation.SHR, rd=T2, ra=T1, value=31)
+        b.control(Operation.ANDI, rd=T1, ra=T2, value=self.image.layer_bytes)
+        b.control(Operation.ADD, rd=ROW, ra=T1, rb=LAYER)
+        self.load_norm("input_layernorm", ROW)
+        self.stream_qkv(ROW, T2)
+        b.set(ROW, 0)
         b.part = "down"
         with self.rows("residual2"):
             self.residual(bias=c.mlp_bias)

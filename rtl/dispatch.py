@@ -11,7 +11,7 @@ from wordline.rtl.semaphores import Semaphores
 
 QUEUE_DEPTH = 4
 #: Instructions that one unit may have started and not ended (only STREAM may overlap them).
-IN_FLIGHT = 4
+IN_FLIGHT = 16
 
 
 class Dispatch(wiring.Component):

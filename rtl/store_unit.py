@@ -2,19 +2,23 @@
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from wordline.rtl.axi import INCR
 from wordline.rtl.config import Config
+from wordline.rtl.dispatch import IN_FLIGHT
 from wordline.rtl.isa import StoreInstruction, StoreMode
 from wordline.rtl.ports import ReadPort, UnitPort
 
-OUTSTANDING = 15
+#: Beats that are not answered.
+OUTSTANDING = 31
 
 
 class StoreUnit(wiring.Component):
-    """Writes single beats with byte strobes, several outstanding, and ends when all are answered.
+    """Writes single beats with byte strobes, several outstanding. An instruction ends when all its beats are answered;
+    the next one is taken as soon as all are on their way.
 
     WORDS gathers the 32-bit elements that fall into one beat, an element a cycle. PACKED gathers a run of
     `piece` integers, a word of bank S every other cycle, then writes it: a part of a beat, or several beats.
@@ -61,6 +65,17 @@ class StoreUnit(wiring.Component):
                 self.awaddr.eq(Cat(Const(0, low), address[low:])),
                 self.wdata.eq(beat), self.wstrb.eq(strobe),
             ]
+        # An instruction has ended when as many beats are answered as all up to it wrote, modulo 2^16.
+        m.submodules.ends = ends = SyncFIFO(width=16, depth=IN_FLIGHT)
+        written, answered, complete = Signal(16), Signal(16), Signal()
+        m.d.comb += [
+            complete.eq(ends.r_rdy & ~(answered - ends.r_data)[15]),
+            ends.r_en.eq(complete), ends.w_data.eq(written),
+            self.port.done.eq(complete), self.port.error.eq(error),
+        ]
+        m.d.sync += [written.eq(written + (offer & free)), answered.eq(answered + self.bvalid)]
+        with m.If(complete):
+            m.d.sync += error.eq(0)
         with m.If(self.bvalid & self.bresp[1]):
             m.d.sync += error.eq(1)
 
@@ -85,7 +100,7 @@ class StoreUnit(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.port.instruction.ready.eq(1)
-                m.d.sync += [instruction.eq(self.port.instruction.payload), error.eq(0)]
+                m.d.sync += instruction.eq(self.port.instruction.payload)
                 with m.If(self.port.instruction.valid):
                     m.next = "PREPARE"
             with m.State("PREPARE"):
@@ -95,7 +110,7 @@ class StoreUnit(wiring.Component):
                 ]
                 m.next = "FETCH"
                 with m.If(instruction.count.imm == 0):
-                    m.next = "ANSWERS"
+                    m.next = "END"
             with m.State("FETCH"):  # bank S answers in the next cycle
                 m.next = "WORDS"
                 with m.If(instruction.mode == StoreMode.PACKED):
@@ -108,7 +123,7 @@ class StoreUnit(wiring.Component):
                     m.d.sync += [at.eq(at + 4), left.eq(left - 1), lane.eq(lane + 1),
                                  collected.eq(with_word), mask.eq(Mux(ends, 0, with_mask))]
                     with m.If(left == 1):
-                        m.next = "ANSWERS"
+                        m.next = "END"
                     with m.Elif(lane == self.lanes - 1):
                         m.d.sync += source.eq(source + 1)
                         m.next = "FETCH"
@@ -146,12 +161,11 @@ class StoreUnit(wiring.Component):
                         ]
                         m.next = "NEXT"
                         with m.If(left == 1):
-                            m.next = "ANSWERS"
+                            m.next = "END"
             with m.State("NEXT"):
                 m.d.sync += at.eq(instruction.address.imm)
                 m.next = "GATHER"
-            with m.State("ANSWERS"):
-                with m.If(~self.awvalid & ~self.wvalid & (outstanding == 0)):
-                    m.d.comb += [self.port.done.eq(1), self.port.error.eq(error)]
-                    m.next = "IDLE"
+            with m.State("END"):
+                m.d.comb += ends.w_en.eq(1)
+                m.next = "IDLE"
         return m

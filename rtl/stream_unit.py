@@ -13,7 +13,7 @@ from wordline.rtl.read_port import RUN_BITS, RunReader, beat_layout, request_lay
 
 #: Beats asked for and not there yet: enough for any memory's latency, and few enough that a load which comes
 #: behind them does not wait long.
-WINDOW = 512
+WINDOW = 256
 
 
 class StreamUnit(wiring.Component):

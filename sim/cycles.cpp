@@ -351,7 +351,9 @@ struct Model {
 
     // Nothing but STREAM, MATMUL and a vector instruction that has begun can change anything.
     bool streaming() const {
-        if (bus.stalls.probability > 0 || load_.state != Load::IDLE || store_.state != Store::IDLE) return false;
+        if (bus.stalls.probability > 0 || load_.state != Load::IDLE || store_.state != Store::IDLE
+            || !signals[STORE].empty())
+            return false;
         if (state == HAND_OUT) {
             if ((int)queues[resolved.get(any::unit)].size() < QUEUE_DEPTH) return false;
         } else if (state != EXECUTE || granted(CONTROL, resolved.get(any::wait))) {

@@ -9,24 +9,26 @@
 namespace wordline {
 
 struct Store : Unit {
-    enum { IDLE, PREPARE, FETCH, WORDS, GATHER, PACKED, NEXT, ANSWERS } state = IDLE;
+    enum { IDLE, PREPARE, FETCH, WORDS, GATHER, PACKED, NEXT, FINISH } state = IDLE;
     uint64_t address = 0, at = 0, awaddr = 0;
     int64_t count = 0, mode = 0, bits = 0, piece = 0, run_stride = 0;
-    int64_t left = 0, lane = 0, part = 0, gathered = 0, outstanding = 0;
+    int64_t left = 0, lane = 0, part = 0, gathered = 0, written = 0, answered = 0;
     bool awvalid = false, wvalid = false, wrote = false;  // wrote: DRAM was, in the cycle stepped last
     std::deque<uint64_t> addresses;  // taken, their beats not yet
     int64_t beats = 0;               // taken, their addresses not yet
+    std::deque<int64_t> ends;        // what must be answered for an instruction to have ended
 
     bool ready() const { return state == IDLE; }
-    bool done() const { return state == ANSWERS && !awvalid && !wvalid && outstanding == 0; }
+    bool done() const { return !ends.empty() && answered >= ends.front(); }
 
     bool cycle(const Params &p, int64_t now, const Word *start, Bus &bus) {
         bool awready = bus.ready(AW, now), wready = bus.ready(W, now), answer = bus.answer_due(now);
         bool changed = answer || awvalid || wvalid;
-        bool free = (!awvalid || awready) && (!wvalid || wready) && outstanding < OUTSTANDING;
-        bool offer = false, finished = done();
+        bool free = (!awvalid || awready) && (!wvalid || wready) && written - answered < OUTSTANDING;
+        bool offer = false;
+        if (done()) ends.pop_front(), changed = true;
         uint64_t target = at;
-        cause = SETUP;
+        cause = state == IDLE ? DATA : SETUP;
         if (awvalid && awready) addresses.push_back(awaddr);
         if (wvalid && wready) beats++;
         wrote = !addresses.empty() && beats;
@@ -43,7 +45,7 @@ struct Store : Unit {
             break;
         case PREPARE:
             at = address, left = count, lane = part = gathered = 0;
-            state = count ? FETCH : ANSWERS, changed = true;
+            state = count ? FETCH : FINISH, changed = true;
             break;
         case FETCH:
             state = mode == PACKED_MODE ? GATHER : WORDS, changed = true, activity->words++;
@@ -54,7 +56,7 @@ struct Store : Unit {
             if (free || !ends) {
                 changed = true;
                 at += 4, left--;
-                if (left == 0) state = ANSWERS;
+                if (left == 0) state = FINISH;
                 else if (lane == p.vector_lanes - 1) state = FETCH;
                 lane = (lane + 1) % p.vector_lanes;
             }
@@ -73,19 +75,18 @@ struct Store : Unit {
                 at += p.beat_bytes, part++;
                 if (part == std::max<int64_t>(1, piece * bits / (8 * p.beat_bytes))) {
                     address += run_stride, left--, part = 0;
-                    state = left ? NEXT : ANSWERS;
+                    state = left ? NEXT : FINISH;
                 }
             }
             break;
         case NEXT:
             at = address, state = GATHER, changed = true;
             break;
-        case ANSWERS:
-            cause = DATA;
-            if (finished) state = IDLE, changed = true;
+        case FINISH:
+            ends.push_back(written), state = IDLE, changed = true;
             break;
         }
-        outstanding += (offer && free) - answer;
+        written += offer && free, answered += answer;
         if (offer && free) activity->beats++;
         if (answer) bus.answered();
         if (awready) awvalid = false;
