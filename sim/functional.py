@@ -149,10 +149,13 @@ class FunctionalMachine:
             elif total < need:
                 raise FunctionalError("a matmul takes more beats than were streamed for it")
             return (address, need), self._bytes(address, need * beat)
-        if (have, length) != (runs, beats):
+        n, rest = divmod(runs * beats, length)
+        if rest or n > have:
             raise FunctionalError(f"a matmul takes {runs} x {beats} beats, {have} x {length} were streamed")
-        parts = [self._bytes(address + i * stride * beat, length * beat) for i in range(have)]
-        return (address, have, length, stride), np.concatenate(parts)
+        if n < have:
+            self._fifo.insert(0, (address + n * stride * beat, have - n, length, stride))
+        parts = [self._bytes(address + i * stride * beat, length * beat) for i in range(n)]
+        return (address, n, length, stride), np.concatenate(parts)
 
     def _matmul(self, f: dict[str, Any]) -> None:
         rows, tiles, steps = f["rows"] & 31, f["tiles"], f["steps"]

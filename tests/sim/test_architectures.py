@@ -13,7 +13,7 @@ from tiny_models import LLAMA, MODELS, RTL, ids_of, random_model
 
 from wordline.compiler.architecture import expected_shapes
 from wordline.compiler.model import Model
-from wordline.compiler.transformer import compile_model
+from wordline.compiler.transformer import TransformerCompiler, compile_model
 from wordline.rtl.config import Config, load_config
 from wordline.sim import cycles, hardware_model, reference, verify
 from wordline.sim.functional import FunctionalMachine
@@ -158,3 +158,16 @@ def test_float_logits_refuse_a_text_beyond_the_window():
     model = random_model(replace(LLAMA, sliding_window=8))
     with pytest.raises(ValueError, match="sliding_window = 8"):
         float_logits(model, ids_of(model.config, 9))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_all_heads_at_once_give_the_same_bits(name):
+    """Memories that hold the cache's codes, the value scales and the scores of all heads; four AXI ports."""
+    shape = MODELS[name] if name == "gpt2" else replace(MODELS[name], kv_heads=MODELS[name].heads)
+    model = random_model(shape)
+    wide = config(1, "array.lanes=16", "array.cols=16", "vector.lanes=8", "bus.data_bits=512", "bus.ports=4",
+                  "memory.matmul_floats=16384", "memory.load_floats=8192")
+    assert TransformerCompiler(model, wide).places.together
+    assert not TransformerCompiler(model, config()).places.together
+    one, other = generated(model, config()), generated(model, wide)
+    assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))
