@@ -20,7 +20,7 @@ def _report(step: Step, config: Config) -> dict:
     return {"position": step.position, "tokens": step.tokens, "cycles": step.cycles, "seconds": seconds,
             "seconds_per_token": seconds / step.tokens, "tokens_per_second": step.tokens / seconds,
             "stream_bytes": step.stream_bytes,
-            "bandwidth_utilisation": step.stream_bytes / step.cycles / peak_bytes_per_cycle(config),
+            "bandwidth_utilisation": step.useful_bytes / step.cycles / peak_bytes_per_cycle(config),
             "gemm_pe_slots": step.gemm_slots, "dram": asdict(step.dram), "causes": step.causes}
 
 
@@ -28,7 +28,7 @@ def _print(step: Step, config: Config, title: str) -> None:
     r = _report(step, config)
     print(f"{title}: {step.cycles} cycles, {r['seconds'] * 1e3:.3f} ms, {r['tokens_per_second']:.3f} tokens/s at "
           f"{config.clock_mhz:g} MHz")
-    print(f"  {step.stream_bytes / 1e6:.2f} MB of weights, keys and values: {r['bandwidth_utilisation']:.2%} of the "
+    print(f"  {step.useful_bytes / 1e6:.2f} MB of weights, keys and values: {r['bandwidth_utilisation']:.2%} of the "
           f"peak of {peak_bytes_per_cycle(config) * config.clock_mhz / 1e3:.2f} GB/s; "
           f"PE slots of the GEMMs: {step.gemm_slots:.2%}")
 

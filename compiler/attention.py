@@ -434,7 +434,7 @@ class Attention(Blocks):
                          destination=Destination.ACT, dst=reg(self.act_row, at + (i << 12)),
                          dst_stride=sizes.key_dim // self.lanes, parts=parts | ours)
         self._head_matmul(g, heads, operand, sizes.kv, tiles=reg(SEALED), steps=self.image.sealed.steps,
-                          out=p.scores[g % 2], out_stride=p.m_row, slot=slot, order=CodeOrder.COLUMNS,
+                          out=p.scores[g % len(p.scores)], out_stride=p.m_row, slot=slot, order=CodeOrder.COLUMNS,
                           act=(at * self.lanes + sizes.key_dim) // self.config.array.lanes,
                           act_tiles=sizes.group // cols)
 

@@ -7,11 +7,14 @@ INCR = 1
 
 
 class Axi4(wiring.Signature):
-    """AXI4 without the optional signals that carry nothing here (lock, cache, prot, qos, region, user)."""
+    """AXI4 without the optional signals that carry nothing here (lock, cache, prot, qos, region, user).
+
+    A port has at most 1024 data bits (`BusConfig` sees to that); inside, `rtl.stripe` has a wider one.
+    """
 
     def __init__(self, *, data_bits: int, address_bits: int, id_bits: int = 1):
-        if data_bits not in (32, 64, 128, 256, 512, 1024):
-            raise ValueError(f"data_bits must be a power of two from 32 to 1024, not {data_bits}")
+        if data_bits < 32 or data_bits & (data_bits - 1):
+            raise ValueError(f"data_bits must be a power of two, at least 32, not {data_bits}")
         self.data_bits, self.address_bits, self.id_bits = data_bits, address_bits, id_bits
         super().__init__({
             "awid": Out(id_bits), "awaddr": Out(address_bits), "awlen": Out(8), "awsize": Out(3),

@@ -10,7 +10,7 @@ from wordline.rtl.ports import UnitPort
 from wordline.rtl.semaphores import Semaphores
 
 QUEUE_DEPTH = 4
-#: Instructions that one unit may have started and not ended (only STREAM may overlap them).
+#: Instructions that one unit may have started and not ended (only STREAM and STORE overlap them).
 IN_FLIGHT = 16
 
 

@@ -66,11 +66,11 @@ class StoreUnit(wiring.Component):
                 self.wdata.eq(beat), self.wstrb.eq(strobe),
             ]
         # An instruction has ended when as many beats are answered as all up to it wrote, modulo 2^16.
-        m.submodules.ends = ends = SyncFIFO(width=16, depth=IN_FLIGHT)
+        m.submodules.totals = totals = SyncFIFO(width=16, depth=IN_FLIGHT)
         written, answered, complete = Signal(16), Signal(16), Signal()
         m.d.comb += [
-            complete.eq(ends.r_rdy & ~(answered - ends.r_data)[15]),
-            ends.r_en.eq(complete), ends.w_data.eq(written),
+            complete.eq(totals.r_rdy & ~(answered - totals.r_data)[15]),
+            totals.r_en.eq(complete), totals.w_data.eq(written),
             self.port.done.eq(complete), self.port.error.eq(error),
         ]
         m.d.sync += [written.eq(written + (offer & free)), answered.eq(answered + self.bvalid)]
@@ -166,6 +166,6 @@ class StoreUnit(wiring.Component):
                 m.d.sync += at.eq(instruction.address.imm)
                 m.next = "GATHER"
             with m.State("END"):
-                m.d.comb += ends.w_en.eq(1)
+                m.d.comb += totals.w_en.eq(1)
                 m.next = "IDLE"
         return m

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wordline.compiler.asm import fields, to_words
 from wordline.compiler.model import Model
+from wordline.compiler.program import Program
 from wordline.compiler.transformer import TransformerCompiler
 from wordline.compiler.weights import CompileError
-from wordline.pe.datatypes import WEIGHT_TYPES
+from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, AuxKind
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import Config
+from wordline.rtl.isa import CodeOrder, Unit
+from wordline.rtl.trits import PER_BYTE
 from wordline.sim import cycles
 from wordline.sim.dram import DramCounters, timing_of
 from wordline.sim.events import part_names
@@ -34,6 +38,8 @@ class Step:
         Core clock cycles.
     stream_bytes : int
         Weights with their scales, keys and values that the array consumed.
+    useful_bytes : int
+        Of these, what is not padding to whole beats.
     dram : DramCounters
     causes : dict[str, dict[str, int]]
         Cycles of every unit by `cycles.Cause`.
@@ -46,6 +52,7 @@ class Step:
     tokens: int
     cycles: int
     stream_bytes: int
+    useful_bytes: int
     dram: DramCounters
     causes: dict[str, dict[str, int]]
     gemm_slots: float
@@ -67,6 +74,20 @@ def peak_bytes_per_cycle(config: Config) -> float:
     """What DRAM can bring in a core cycle; without a DRAM, a beat."""
     timing = timing_of(config)
     return timing.peak_bytes_per_second / (config.clock_mhz * 1e6) if timing else float(config.beat_bytes)
+
+
+def useful_bytes(program: Program, config: Config, activity: np.ndarray) -> int:
+    """Bytes of codes, scales, selects and zero points that the array took, without padding, of a run's activity."""
+    cols, bits = config.array.cols, 0
+    for word, n in zip(to_words(program.instructions), activity, strict=False):
+        unit, f = fields(word)
+        if unit != Unit.MATMUL:
+            continue
+        group = cols * (8 * f["group_scales"] + AUX_BITS[AuxKind(f["aux"])])
+        code = 8 / PER_BYTE if f["order"] == CodeOrder.TRITS else f["planes"]
+        bits += n["tiles"] * (32 * cols * f["channel_scales"] + f["groups"] * group)
+        bits += n["steps"] * cols * config.array.lanes * code
+    return round(bits / 8)
 
 
 class Timer:
@@ -121,7 +142,8 @@ class Timer:
         causes = {unit: {name: n - r.boot.causes[unit][name] for name, n in of.items()}
                   for unit, of in r.causes.items()}
         return Step(arguments[2], tokens, r.cycles - r.boot.cycles, causes["STREAM"]["WORK"] * self.config.beat_bytes,
-                    r.dram - r.boot.dram, causes, self._gemm_slots(r))
+                    useful_bytes(self.program, self.config, r.activity), r.dram - r.boot.dram, causes,
+                    self._gemm_slots(r))
 
     def _gemm_slots(self, r: cycles.CyclesResult) -> float:
         activity, spans = r.activity[:-1], r.spans[:-1]  # without the boot's load
