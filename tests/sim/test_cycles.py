@@ -8,7 +8,7 @@ import pytest
 
 from wordline.compiler.asm import assemble
 from wordline.compiler.model import load_model
-from wordline.compiler.transformer import compile_model
+from wordline.compiler.transformer import TransformerCompiler, compile_model
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import load_config
 from wordline.rtl.isa import Unit
@@ -50,6 +50,15 @@ def test_a_compiled_transformer_takes_the_same_cycles(machines, hardware, kind):
         theirs = machine.run(program, generator.arguments, stalls=stalls, seed=5, record=True)
         assert verify.compare(ours, theirs) == ""
         assert (ours.dram.commands["RD"] > 0) == (kind != "fixed")
+
+
+def test_attention_of_all_heads_at_once_takes_the_same_cycles(machines):
+    for seed in (89, 99):
+        case = verify.random_case("mac-8x8-bus64", seed)
+        model, _, _ = verify.transformer(case)
+        types = replace(case.config.types, weights="int8", group_size=0, acts=8, kv="int8")
+        assert TransformerCompiler(model, replace(case.config, types=types)).places.together
+        assert verify.difference(case, machines) == ""
 
 
 @pytest.mark.slow
