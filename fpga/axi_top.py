@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out, connect
 from wordline.rtl.axi import Axi4, AxiLite
 from wordline.rtl.axi_guard import AxiGuard
 from wordline.rtl.axi_split import AxiSplit
-from wordline.rtl.config import Config
+from wordline.rtl.config import Config, ConfigError
 
 ADDRESS_BITS = 40
 #: The widest port of a Zynq UltraScale+ processing system.
@@ -29,6 +29,9 @@ class AxiTop(wiring.Component):
     """
 
     def __init__(self, config: Config):
+        if config.bus.ports > 1:
+            raise ConfigError(f"bus.ports = {config.bus.ports}: the IP splits the accelerator's one port itself: set "
+                              "bus.ports to 1, or use the Verilog of `wordline gen`")
         self.config = config
         self.ports = [f"m_axi_gmem{i}_" for i in range(port_count(config))]
         self.narrow = min(PORT_BITS, config.bus.data_bits)

@@ -1,8 +1,7 @@
 """One wide AXI4 bus over several narrow ports in lockstep: for memories of many channels, such as HBM."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -42,7 +41,11 @@ class Stripe(wiring.Component):
         m = Module()
         bus, ports = self.bus, self.ports
         low = exact_log2(self.n)
-        m.submodules.ids = ids = SyncFIFO(width=len(bus.arid), depth=READS)
+        ids, reads = Signal(READS), Signal(range(READS + 1))  # of the bursts under way, the oldest in bit 0; how many
+        push, pop = Signal(), Signal()
+        m.d.comb += [push.eq(bus.arvalid & bus.arready), pop.eq(bus.rvalid & bus.rready & bus.rlast)]
+        m.d.sync += [reads.eq(reads + push - pop),
+                     ids.eq(Mux(pop, ids >> 1, ids) | ((push & bus.arid) << Mux(pop, reads - 1, reads)))]
 
         for channel in ("ar", "aw", "w"):
             self._fork(m, channel)
@@ -67,9 +70,7 @@ class Stripe(wiring.Component):
             # SLVERR if any port has an error.
             m.d.comb += getattr(bus, f"{channel}resp")[1].eq(Cat(getattr(p, f"{channel}resp")[1] for p in ports).any())
         m.d.comb += [
-            bus.rlast.eq(ports[0].rlast), bus.rid.eq(ids.r_data),
-            ids.w_data.eq(bus.arid), ids.w_en.eq(bus.arvalid & bus.arready),
-            ids.r_en.eq(bus.rvalid & bus.rready & bus.rlast),
+            bus.rlast.eq(ports[0].rlast), bus.rid.eq(ids[0]),
         ]
         return m
 
