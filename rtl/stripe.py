@@ -42,10 +42,10 @@ class Stripe(wiring.Component):
         bus, ports = self.bus, self.ports
         low = exact_log2(self.n)
         ids, reads = Signal(READS), Signal(range(READS + 1))  # of the bursts under way, the oldest in bit 0; how many
-        push, pop = Signal(), Signal()
-        m.d.comb += [push.eq(bus.arvalid & bus.arready), pop.eq(bus.rvalid & bus.rready & bus.rlast)]
-        m.d.sync += [reads.eq(reads + push - pop),
-                     ids.eq(Mux(pop, ids >> 1, ids) | ((push & bus.arid) << Mux(pop, reads - 1, reads)))]
+        push, pop, left = Signal(), Signal(), Signal(range(READS + 1))
+        m.d.comb += [push.eq(bus.arvalid & bus.arready), pop.eq(bus.rvalid & bus.rready & bus.rlast),
+                     left.eq(reads - pop)]
+        m.d.sync += [reads.eq(left + push), ids.eq(Mux(pop, ids >> 1, ids) | ((push & bus.arid) << left))]
 
         for channel in ("ar", "aw", "w"):
             self._fork(m, channel)
