@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wordline.compiler.architecture import expected_shapes
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model, ModelConfig, ModelError
 from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, WeightType
@@ -140,9 +141,9 @@ def windows(model: Model, texts: list[Text], tokens: int, window: int) -> list[W
 def fingerprint(model: Model) -> str:
     """Tells models apart: of their configuration, norms and biases."""
     digest = hashlib.sha256(repr(replace(model.config, name="")).encode())
-    for name, x in model.tensors.items():
-        if x.ndim == 1:
-            digest.update(name.encode() + x.tobytes())
+    for name, shape in expected_shapes(model.config).items():
+        if len(shape) == 1:
+            digest.update(name.encode() + model.tensors[name].tobytes())
     return digest.hexdigest()[:16]
 
 
