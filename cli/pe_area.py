@@ -93,10 +93,12 @@ def _print(tree: dict) -> None:
     table = Table(title=f"{tree['target']}, {tree['tool']}, {tree['date']}, provenance: {pe_area.PROVENANCE}\n"
                         f"{unit} for one product a cycle, alone and whole; ratios to fp16_mac")
     table.add_column("PE", no_wrap=True)
-    for title in ("per cycle", unit, *(["NAND2", "path ns"] if nand2 else []), "alone", "whole", "ratio", "ratio"):
+    more = ["NAND2", "path ns"] if nand2 else tree["points"][0]["resources"]
+    for title in ("per cycle", unit, *more, "alone", "whole", "ratio", "ratio"):
         table.add_column(title, justify="right", no_wrap=True)
     for p in tree["points"]:
-        gate = [f"{p['alone'] / nand2:.0f}", f"{p['path_ns']:.2f}"] if nand2 else []
+        gate = ([f"{p['alone'] / nand2:.0f}", f"{p['path_ns']:.2f}"] if nand2
+                else [f"{used:g}" for used in p["resources"].values()])
         ratios = ["" if p[key] is None else f"{p[key]:.2f}" for key in ("alone_ratio", "whole_ratio")]
         table.add_row(f"{p['family']} {p['weights']} x {p['acts']}", f"{p['macs_per_cycle']:.3g}", f"{p['alone']:.0f}",
                       *gate, f"{p['alone_per_mac']:.0f}", f"{p['whole_per_mac']:.0f}", *ratios)

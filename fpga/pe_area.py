@@ -119,6 +119,12 @@ class Row:
         return self.total(self.size_name)
 
     @property
+    def resources(self) -> dict[str, float]:
+        """What an FPGA has besides LUTs, of the PE itself: flip-flops, multipliers, block RAM."""
+        names = [] if self.size_name == "area_um2" else [n for n in self.parts[0].figures if n != self.size_name]
+        return {name: self.total(name, ("pe",)) for name in names}
+
+    @property
     def path_ns(self) -> float:
         return max(float(p.figures.get("path_ns", 0)) for p in self.parts)
 
@@ -166,7 +172,7 @@ def records(rows: list[Row], yardstick: Row | None, clock_ns: float | None) -> l
             "size": row.size_name, "alone": row.alone, "whole": row.whole, "path_ns": row.path_ns,
             "alone_per_mac": alone, "whole_per_mac": whole,
             "alone_ratio": alone / unit[0] if unit else None, "whole_ratio": whole / unit[1] if unit else None,
-            "provenance": PROVENANCE,
+            "resources": row.resources, "provenance": PROVENANCE,
             "parts": [{"name": p.name, "count": p.count, "role": p.role} | p.figures for p in row.parts],
         })
     return result
@@ -176,7 +182,8 @@ def write(folder: Path, tree: dict) -> list[Path]:
     """``area.json`` with everything, ``area.csv`` with a line a point, ``area.md`` with tables."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "area.json").write_text(json.dumps(tree, indent=2) + "\n")
-    lines = [{k: v for k, v in record.items() if k != "parts"} for record in tree["points"]]
+    lines = [{k: v for k, v in record.items() if k not in ("parts", "resources")} | record["resources"]
+             for record in tree["points"]]
     with (folder / "area.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0].keys())
         writer.writeheader()
@@ -190,12 +197,14 @@ def markdown(tree: dict) -> str:
     nand2, points = tree["nand2_um2"], tree["points"]
     rows = []
     for p in points:
-        gates_ = [f"{p['alone'] / nand2:.0f}", f"{p['path_ns']:.1f}"] if nand2 else []
+        gates_ = ([f"{p['alone'] / nand2:.0f}", f"{p['path_ns']:.1f}"] if nand2
+                  else [f"{used:g}" for used in p["resources"].values()])
         ratios = ["" if p[key] is None else f"{p[key]:.2f}" for key in ("alone_ratio", "whole_ratio")]
         rows.append([f"{p['family']} {p['weights']} x {p['acts']}", p["unit"], f"{p['macs_per_cycle']:.3g}",
                      f"{p['alone']:.0f}", *gates_, f"{p['alone_per_mac']:.0f}", f"{p['whole_per_mac']:.0f}", *ratios])
-    header = ["PE", "unit", "products a cycle", points[0]["size"], *(["NAND2", "path ns"] if nand2 else []),
-              "alone", "whole", "ratio alone", "ratio whole"]
+    more = ["NAND2", "path ns"] if nand2 else points[0]["resources"]
+    header = ["PE", "unit", "products a cycle", points[0]["size"], *more, "alone", "whole", "ratio alone",
+              "ratio whole"]
     text = [_table(header, rows)]
     for study in tree["studies"]:
         cells = [[v if isinstance(v, str) else f"{v:.0f}" if v >= 100 else f"{v:.2f}" for v in row.values()]

@@ -133,6 +133,7 @@ def test_an_fpga_counts_luts(tmp_path: Path):
     (row,) = pe_area.measure([point], pe_area.FpgaTarget("ecp5", yosys, "test"), tmp_path, lambda _: None)
     figures = row.parts[0].figures
     # Three bits of code, two of select and four of kind in; eight out, of which the upper ones are the sign.
+    assert set(row.resources) == {"FF", "DSP", "EBR"}
     assert 4 <= figures["LUT4"] <= 40 and figures["FF"] == figures["DSP"] == figures["EBR"] == 0
 
 
