@@ -23,18 +23,19 @@ def plot(tree: dict, studies: list[Study], folder: Path) -> list[Path]:
 
 
 def _series(points: list[dict], acts: str) -> dict[str, list[dict]]:
+    """Points by family, those with integer weights (or FP16) of each before the others."""
     found: dict[str, list[dict]] = {}
-    for p in points:
-        if p["acts"] != acts or p["family"] in _STUDIES or "subnormals" in p["unit"]:
-            continue
-        label = p["family"]
-        if label == "bit_serial_fp16":
-            label += f" ({p['unit'].split(', ')[1]})"
-        if p["weights"].startswith("int") or p["weights"] in ("fp16", "ternary"):
+    for p in sorted(points, key=_other):
+        if p["acts"] == acts and p["family"] not in _STUDIES and "subnormals" not in p["unit"]:
+            label = p["family"]
+            if label == "bit_serial_fp16":
+                label += f" ({p['unit'].split(', ')[1]})"
             found.setdefault(label, []).append(p)
-        else:
-            found.setdefault(f"{label} FP", []).append(p)
     return found
+
+
+def _other(point: dict) -> bool:
+    return not (point["weights"].startswith("int") or point["weights"] == "fp16")
 
 
 def _curves(tree: dict, path: Path, *, density: bool) -> Path:
@@ -44,18 +45,21 @@ def _curves(tree: dict, path: Path, *, density: bool) -> Path:
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, acts in zip(panels, ("int8", "fp16"), strict=True):
-        for mark, (label, points) in zip(_MARKS * 3, _series(tree["points"], acts).items(), strict=False):
+        for i, (label, points) in enumerate(_series(tree["points"], acts).items()):
             for key, style in (("alone_per_mac", "-"), ("whole_per_mac", ":")):
-                sizes = [p[key] for p in points]
-                if density:  # products per ns and mm2: the sizes are um2 for one product a cycle
-                    sizes = [1e6 / (s * clock) if clock else 1e3 / s for s in sizes]
-                if points[0]["weight_bits"] > _WIDEST:  # what has weights of FP16 is a level for the others
-                    if key == "alone_per_mac":
-                        axes.axhline(sizes[0], color=f"C{_colour(label)}", linestyle="--", label=label)
+                alone = key == "alone_per_mac"
+                # um2 for one product a cycle; products per ns and mm2
+                sizes = [(1e6 / clock if clock else 1e3) / p[key] if density else p[key] for p in points]
+                widths = [p["weight_bits"] for p in points]
+                look = {"color": f"C{i}", "markersize": 5, "fillstyle": "full" if alone else "none"}
+                if widths[0] > _WIDEST:  # what has weights of FP16 is a level for the others
+                    if alone:
+                        axes.axhline(sizes[0], color=f"C{i}", linestyle="--", label=label)
                     continue
-                axes.plot([p["weight_bits"] for p in points], sizes, style, marker=mark, markersize=5,
-                          color=f"C{_colour(label)}", fillstyle="full" if key == "alone_per_mac" else "none",
-                          label=label if key == "alone_per_mac" else None)
+                n = sum(not _other(p) for p in points)
+                axes.plot(widths[:n], sizes[:n], style, marker=_MARKS[i], label=label if alone else None, **look)
+                # Floats, trits and powers of two: marks without a line.
+                axes.plot(widths[n:], sizes[n:], linestyle="none", marker="*", **look)
         axes.set_yscale("log")
         axes.set_xlabel("bits per weight")
         axes.set_title(f"{acts.upper()} activations", fontsize=10)
@@ -65,15 +69,9 @@ def _curves(tree: dict, path: Path, *, density: bool) -> Path:
     unit = "um2" if clock else tree["points"][0]["size"]
     panels[0].set_ylabel(("products per ns and mm2" if clock else f"products a cycle per 1000 {unit}") if density
                          else f"{unit} for one product a cycle")
-    figure.suptitle(f"{tree['target']}, {tree['tool']}; solid: PE alone, dotted: everything charged", fontsize=10)
+    figure.suptitle(f"{tree['target']}, {tree['tool']}; solid: PE alone, dotted: everything charged, "
+                    "stars: floats, trits, powers of two", fontsize=10)
     return _save(figure, path)
-
-
-_COLOURS: dict[str, int] = {}
-
-
-def _colour(label: str) -> int:
-    return _COLOURS.setdefault(label, len(_COLOURS) % 10)
 
 
 def _papers(tree: dict, studies: list[Study], path: Path) -> Path:
