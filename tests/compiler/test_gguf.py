@@ -1,5 +1,7 @@
 """GGUF files: written by the gguf package, read by us; and files that are damaged or hostile."""
 
+import json
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from wordline.cli.main import app
 from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
 from wordline.compiler.gguf_file import FORMATS, GgufFile
 from wordline.compiler.gguf_tensors import _name
@@ -236,6 +240,23 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path):
     model = load_model(write(tmp_path / "a.gguf", "llama", LLAMA, ours))
     with pytest.raises(ModelError, match=r"a.gguf: model.layers.1.mlp.up_proj.* not finite, the first at .3, 5."):
         model.layer(1, "mlp.up_proj")
+
+
+def test_a_gguf_file_runs_and_what_does_not_fit_is_refused_with_the_numbers(tmp_path):
+    ours = {name: 0.1 * x for name, x in tensors(LLAMA).items()}
+    path = str(write(tmp_path / "tiny.gguf", "llama", LLAMA, ours))
+    result = CliRunner().invoke(app, ["run", "bitmod", path, "--prompt", "abc", "--tokens", "3", "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["prompt_tokens"] == 1 and len(report["tokens"]) == 4 and report["text"].startswith("abc")
+    result = CliRunner().invoke(app, ["run", "bitmod", path, "--tokens", "3", "--set", "dram.size=65536"])
+    text = " ".join(result.stderr.split())
+    found = re.search(r"needs (\d+) bytes of DRAM, .* dram.size = 65536; .* --set dram.size=(\d+)", text)
+    assert result.exit_code == 1 and found, text
+    need, enough = map(int, found.groups())
+    assert need <= enough < need + (1 << 20)
+    fits = ["run", "bitmod", path, "--prompt", "abc", "--tokens", "3", "--set", f"dram.size={enough}"]
+    assert CliRunner().invoke(app, fits).exit_code == 0
 
 
 # --- Hostile files: none may be read as if it were whole, nor take long, nor end in another error.
