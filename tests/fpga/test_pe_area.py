@@ -155,11 +155,17 @@ def test_errors_are_one_line(arguments, message, tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_command_writes_what_it_prints(tmp_path: Path):
-    arguments = ["pe", "area", "mac", "--liberty", str(TINY), "--json", "-o", str(tmp_path)]
+    arguments = ["pe", "area", "lut_ladder", "--liberty", str(TINY), "--clock-ns", "100", "--json",
+                 "-o", str(tmp_path), "--plot", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     tree = json.loads((tmp_path / "area.json").read_text())
     assert tree["nand2_um2"] == 4.0 and tree["command"][0] == "wordline"
-    sizes = {p["weights"]: p["alone_per_mac"] for p in tree["points"] if p["family"] == "mac"}
-    assert sizes["int2"] < sizes["int4"] < sizes["int8"]
+    sizes = [p["alone"] for p in tree["points"] if p["family"] == "lut_ladder"]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 1.1 * sizes[3]
+    yardstick = tree["points"][0]
+    assert yardstick["family"] == "fp16_mac" and yardstick["alone_ratio"] == 1
+    assert [study["paper"] for study in tree["studies"]] == ["1.44 times"]
     assert len((tmp_path / "area.csv").read_text().splitlines()) == 1 + len(tree["points"])
+    assert (tmp_path / "area.md").read_text().startswith("| PE | unit |")
+    assert (tmp_path / "pe-papers.svg").exists()
