@@ -180,7 +180,8 @@ def random_bank(rng: np.random.Generator) -> np.ndarray:
     return bits
 
 
-@pytest.mark.parametrize(("lanes", "n"), [(2, 40), (4, 120), (8, 40), (16, 8), pytest.param(64, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("lanes", "n"), [(2, 40), (4, 120), (8, 40), (16, 8),
+                                          pytest.param(64, 2, marks=pytest.mark.slow)])
 def test_random_instructions(lanes, n):
     rng = np.random.default_rng(lanes)
     bench = Bench(lanes, {name: random_bank(rng) for name in BANKS[:3]})
