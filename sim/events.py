@@ -16,7 +16,7 @@ from wordline.compiler.program import Program
 from wordline.pe.bit_plane import BitPlaneColumn
 from wordline.pe.bit_serial import BitSerialColumn
 from wordline.pe.datatypes import AUX_BITS, AuxKind, WeightKind
-from wordline.pe.dequant import corrected_bits
+from wordline.pe.dequant import FLOAT_SCALE_BITS, corrected_bits
 from wordline.pe.family import dot_bits, signed_bits
 from wordline.pe.lut import LutColumn, additions, sizes
 from wordline.pe.mac import MacColumn
@@ -160,7 +160,7 @@ class Events:
             return Event("MATMUL", name, ((a.lanes / 2, "add", field(a.act_bits) + a.act_bits + 1),))
         return None
 
-    def dequant(self, zero: bool) -> Event:
+    def dequant(self, zero: bool, floating: bool) -> Event:
         """A group's dot product times its scale, minus the zero point's part, onto the accumulator."""
         a, plan = self.config.array, self.plan
         dot = dot_bits(a.act_bits, plan.kinds, a.group_max)
@@ -168,7 +168,12 @@ class Events:
         recipe: list[Op] = [(1, "multiply", bits, 8), (1, "add", a.acc_bits)]
         if zero:
             recipe += [(1, "multiply", plan.sum_bits, 8), (1, "add", bits)]
-        return Event("MATMUL", "group scale and zero" if zero else "group scale", tuple(recipe))
+        name = "group scale and zero" if zero else "group scale"
+        if floating:
+            recipe.append((1, "add", bits + FLOAT_SCALE_BITS))
+            return Event("MATMUL", f"{name}, small float", tuple(recipe),
+                         "shifting the product by the exponent is charged as an addition")
+        return Event("MATMUL", name, tuple(recipe))
 
     def act_sum(self) -> Event:
         a = self.config.array
@@ -207,7 +212,7 @@ class Events:
             yield self.act_sum(), n["steps"] * a.rows
         groups = n["tiles"] * f["groups"]
         zero = f["aux"] == Aux.ZERO
-        yield self.dequant(zero), groups * a.cols * a.rows
+        yield self.dequant(zero, bool(f["float_scales"])), groups * a.cols * a.rows
         header = 0
         if f["channel_scales"]:
             header += channel_beats(self.config)
