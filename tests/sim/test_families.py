@@ -34,11 +34,14 @@ def generator(model, config, tokens):
 
 
 def differing_bits(model, machines, family, weights, acts=8, kv="int8", tokens=2):
-    """Of the family's RTL from the functional simulator of another family."""
+    """Of the family's RTL from the functional simulator of another family with as many rows."""
     types = TypesConfig(weights=weights, acts=acts, kv=kv)
     names = ", ".join(f'"{name}"' for name in dict.fromkeys(["int8", kv, weights]))
-    other = load_config("ulx3s", [f"array.weights=[{names}]", "array.act_bits=16"])
     config = verify.hardware_config(HARDWARE[family])
+    other = load_config("ulx3s", [
+        f"array.weights=[{names}]", "array.act_bits=16", f"array.rows={config.array.rows}",
+        *(f"memory.{bank}_floats={getattr(config.memory, bank + '_floats')}" for bank in ("vector", "matmul")),
+        f"memory.program={config.memory.program}"])
     config, other = replace(config, types=types), replace(other, types=types)
     expected = generator(model, other, tokens).functional(FunctionalMachine(other), lambda tokens: None)
     got = generator(model, config, tokens).rtl(machines[config], lambda tokens, cycles: None)
