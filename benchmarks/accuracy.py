@@ -38,7 +38,7 @@ ORDER = [
     (Setting("bitmod_fp4", acts=16), Setting("bitmod_fp4"), "16-bit against 8-bit activations"),
     (Setting("bitmod_fp4"), Setting("bitmod_fp4", acts=4), "8-bit against 4-bit activations"),
     (Setting("bitmod_fp4", kv=16), Setting("bitmod_fp4"), "16-bit against 8-bit keys and values"),
-    (Setting("bitmod_fp4"), Setting("bitmod_fp4", kv=4), "8-bit against 4-bit keys and values, per token and head"),
+    (Setting("bitmod_fp4"), Setting("bitmod_fp4", kv=4), "8-bit keys and values against 4-bit with keys per channel"),
     (Setting("bitmod_fp4", kv=4), Setting("bitmod_fp4", kv=2), "4-bit against 2-bit keys and values"),
 ]
 
