@@ -12,6 +12,9 @@ from wordline.rtl.config import Config
 from wordline.rtl.core import Accelerator
 from wordline.rtl.matmul_unit import column_verilog
 
+#: Characters; longer lines are broken.
+LONGEST_LINE = 1 << 16
+
 
 def axi_prefixes(config: Config) -> list[str]:
     """What the names of each AXI4 master's signals begin with."""
@@ -48,6 +51,8 @@ def emit(config: Config) -> dict[str, str]:
     (AXI4-Lite slave), ``irq`` and ``trace_*``.
     """
     text = verilog.convert(FlatAccelerator(config), name="accelerator", emit_src=False)
+    # A concatenation is one line, which for wide arrays has more tokens than Verilator takes (40000).
+    text = "\n".join(line if len(line) <= LONGEST_LINE else line.replace(", ", ",\n") for line in text.split("\n"))
     return {"accelerator.v": text, "column.v": column_verilog(config)}
 
 
