@@ -53,7 +53,8 @@ def area(
         library = gates.load_library(liberty) if fpga is None else None
         target = (pe_area.GateTarget(library, clock_ns, run, yosys.version) if library
                   else pe_area.FpgaTarget(fpga or "", run, yosys.version))
-        rows = pe_area.measure(chosen, target, toolchain.cache_dir(), say)
+        failed: dict[str, str] = {}
+        rows = pe_area.measure(chosen, target, toolchain.cache_dir(), say, failed)
         clock = None if fpga else clock_ns
         yardstick = next((row for row in rows if row.point.name == YARDSTICK), None)
         tree: dict = {
@@ -63,7 +64,7 @@ def area(
         }
         points = pe_area.records(rows, yardstick, clock)
         compared = studies(points)
-        tree |= {"points": points, "studies": [study.to_dict() for study in compared]}
+        tree |= {"points": points, "studies": [study.to_dict() for study in compared], "failed": failed}
         written = pe_area.write(output, tree)
         if plot is not None:
             written += draw(tree, compared, plot)
@@ -74,6 +75,8 @@ def area(
             _print(tree)
             for study in compared:
                 _print_study(study)
+        if failed:
+            raise toolchain.ToolFailed("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
 
 
 def _chosen(families: list[str], all_: bool) -> list[Point]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from amaranth.back import rtlil
 
 from wordline.fpga import gates, synth
-from wordline.fpga.pe_points import Point, Role
+from wordline.fpga.pe_points import Part, Point, Role
 
 #: Where a figure comes from, as in every report of Wordline: a synthesised netlist.
 PROVENANCE = "gates"
@@ -134,28 +134,46 @@ class Row:
         return self.alone * slower / self.point.macs, self.whole * slower / self.point.macs
 
 
-def measure(points: list[Point], target: Target, cache: Path, told: Callable[[str], None]) -> list[Row]:
-    """Map every part of every point. `cache` is a folder; `told` hears what is being done."""
+def measure(points: list[Point], target: Target, cache: Path, told: Callable[[str], None],
+            failed: dict[str, str] | None = None) -> list[Row]:
+    """Map every part of every point. `cache` is a folder; `told` hears what is being done.
+
+    A point that the tool fails on goes into `failed`, by name with the reason, and the others go on.
+
+    Raises
+    ------
+    RuntimeError
+        The tool failed on a point, and there is no `failed`.
+    """
     total, done, rows = sum(len(p.parts) for p in points), 0, []
     base = target.key()
     cache.mkdir(parents=True, exist_ok=True)
+
+    def figures_of(point: Point, part: Part) -> dict[str, float | str]:
+        text = rtlil.convert(part.build(), name="top", emit_src=False)
+        digest = hashlib.sha256((base + text).encode()).hexdigest()[:24]
+        stored = cache / f"pe-{digest}.json"
+        if stored.exists():
+            return json.loads(stored.read_text())
+        told(f"[{done}/{total}] {target.name}: {point.name}, {part.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            figures = target.measure(text, Path(folder))
+        fresh = stored.with_suffix(".tmp")
+        fresh.write_text(json.dumps(figures))
+        fresh.replace(stored)
+        return figures
+
     for point in points:
         parts = []
-        for part in point.parts:
-            done += 1
-            text = rtlil.convert(part.build(), name="top", emit_src=False)
-            digest = hashlib.sha256((base + text).encode()).hexdigest()[:24]
-            stored = cache / f"pe-{digest}.json"
-            if stored.exists():
-                figures = json.loads(stored.read_text())
-            else:
-                told(f"[{done}/{total}] {target.name}: {point.name}, {part.name}")
-                with tempfile.TemporaryDirectory() as folder:
-                    figures = target.measure(text, Path(folder))
-                fresh = stored.with_suffix(".tmp")
-                fresh.write_text(json.dumps(figures))
-                fresh.replace(stored)
-            parts.append(Measured(part.name, part.count, part.role, figures))
+        try:
+            for part in point.parts:
+                done += 1
+                parts.append(Measured(part.name, part.count, part.role, figures_of(point, part)))
+        except RuntimeError as error:
+            if failed is None:
+                raise
+            failed[point.name] = str(error)
+            continue
         rows.append(Row(point, target.size, tuple(parts)))
     return rows
 

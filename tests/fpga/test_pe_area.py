@@ -96,6 +96,28 @@ def test_parts_are_summed_by_role_and_measured_once(tmp_path: Path):
     assert record["alone_ratio"] == record["whole_ratio"] == 1 and record["provenance"] == "gates"
 
 
+class Breaking(Counting):
+    """Fails on the first design that it is given."""
+
+    def measure(self, text: str, folder: Path) -> dict[str, float | str]:
+        if not self.asked:
+            self.asked = 1
+            raise RuntimeError("no message")
+        return super().measure(text, folder)
+
+
+def test_a_design_that_the_tool_fails_on_does_not_stop_the_others(tmp_path: Path):
+    def point(name: str, kind: WeightKind) -> Point:
+        return Point(name, "int1", 1, "int1", 1.0, (Part("pe", 1, lambda: TermEncoder(kind)),), "unit")
+
+    points = [point("bad", WeightKind.INT2), point("good", WeightKind.INT3)]
+    failed: dict[str, str] = {}
+    rows = pe_area.measure(points, Breaking(), tmp_path, lambda _: None, failed)
+    assert [row.point for row in rows] == points[1:] and failed == {points[0].name: "no message"}
+    with pytest.raises(RuntimeError, match="no message"):
+        pe_area.measure(points, Breaking(), tmp_path / "other", lambda _: None)
+
+
 def record(family: str, bits: int, alone: float, whole: float) -> dict:
     return {"family": family, "weights": f"int{bits}", "weight_bits": bits, "alone_per_mac": alone,
             "whole_per_mac": whole}
