@@ -99,21 +99,24 @@ class Attention(Blocks):
         self._store_cache(0)
         per_kv = self.c.heads // self.c.kv_heads
         groups = self.groups()
-        for g in range(len(groups) + 1):
+        # The next group's scores are made before this one's softmax, if both have room.
+        ahead = min(len(self.places.scores), len(self.places.vscale), 2) - 1
+        for g in range(len(groups) + ahead):
+            done = g - ahead
             # Streams first: what they bring lies ready while the vector unit is at work.
             if g < len(groups):
                 self._stream_keys(groups[g])
-            if g > 0:
-                self._stream_values(groups[g - 1])
-            if g == len(groups) and self.batch == 1:
+            if done >= 0:
+                self._stream_values(groups[done])
+            if done == len(groups) - 1 and self.batch == 1:
                 self.stream("o")
             if g < len(groups):
                 first = groups[g][0]
                 if first % per_kv == 0 and first // per_kv + 1 < self.c.kv_heads:
                     self._store_cache(first // per_kv + 1)
                 self._scores(g, groups[g])
-            if g > 0:
-                self._values(g - 1, groups[g - 1])
+            if done >= 0:
+                self._values(done, groups[done])
 
     def _all_heads(self) -> None:
         """One token's attention with what is alike for all heads done at once, for memories that hold it. The keys'
