@@ -26,7 +26,7 @@ def test_ports_have_axi_names_and_directions():
         ("trace_start", "output", 6), ("trace_done", "output", 6), ("trace_pc", "output", 16),
     ]:
         assert ports[name] == (direction, width), name
-    assert len(ports) == 6 + 29 + 17  # clk, rst, irq, trace; AXI4; AXI4-Lite
+    assert len(ports) == 9 + 29 + 17  # clk, rst, irq, fault, watchdog, memory_base, trace; AXI4; AXI4-Lite
     assert not any("__" in name for name in ports)
 
 
