@@ -23,11 +23,13 @@ from wordline.compiler.asm import disassemble
 from wordline.compiler.model import load_model
 from wordline.compiler.program import Program
 from wordline.compiler.transformer import compile_model
+from wordline.fpga import ip
 from wordline.fpga import synth as fpga_synth
+from wordline.fpga.devices import DEVICES, find_device
 from wordline.pe.family import FAMILIES, family
 from wordline.rtl import verilog
 from wordline.rtl.config import load_config
-from wordline.sim import toolchain
+from wordline.sim import rtl, toolchain
 
 
 def compile_(
@@ -61,15 +63,29 @@ def disasm(
 def gen(
     config: ConfigArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    target: Annotated[str, typer.Option(help="IP for a device, with everything that Vivado, FuseSoC, LiteX and a host "
+                                        f"need: {', '.join(d.name for d in DEVICES.values() if d.family != 'ecp5')}.")
+                      ] = "",
     set_: SetOption = None,
 ) -> None:
-    """Write the Verilog of a configuration.
+    """Write the Verilog of a configuration, or IP with AXI ports for a device.
 
-    Example:  wordline gen ulx3s -o build/ulx3s
+    Examples:
+
+      wordline gen ulx3s -o build/ulx3s
+
+      wordline gen kv260 --target kv260 -o build/kv260
     """
     with one_line_errors():
         start = time.time()
-        for path in verilog.write(load_config(config, set_ or []), output):
+        cfg = load_config(config, set_ or [])
+        if target:
+            device = find_device(target)
+            say(f"Verilog of {cfg.name} (a minute for a large array)")
+            paths = ip.write(cfg, rtl.sources(cfg), device, output)
+        else:
+            paths = verilog.write(cfg, output)
+        for path in paths:
             print(f"{path}  {path.stat().st_size} bytes")
         console.print(f"{time.time() - start:.1f} s")
 

@@ -11,6 +11,7 @@ from wordline.rtl.axi import Axi4, AxiLite
 from wordline.rtl.axi_guard import AxiGuard
 from wordline.rtl.axi_split import AxiSplit
 from wordline.rtl.config import Config, ConfigError
+from wordline.rtl.isa import UNITS
 
 ADDRESS_BITS = 40
 #: The widest port of a Zynq UltraScale+ processing system.
@@ -21,8 +22,14 @@ def port_count(config: Config) -> int:
     return max(1, config.bus.data_bits // PORT_BITS)
 
 
+def axi_interfaces(config: Config) -> list[tuple[str, Any]]:
+    """Prefix and signature of every AXI interface, members as seen from outside."""
+    port = Axi4(data_bits=min(PORT_BITS, config.bus.data_bits), address_bits=ADDRESS_BITS)
+    return [("s_axi_control_", AxiLite().flip()), *((f"m_axi_gmem{i}_", port) for i in range(port_count(config)))]
+
+
 class AxiTop(wiring.Component):
-    """Ports are flat: ``s_axi_control_*``, ``m_axi_gmem0_*`` and on, ``interrupt``.
+    """Ports are flat: ``s_axi_control_*``, ``m_axi_gmem0_*`` and on, ``irq``.
 
     Around the Verilog module ``accelerator``: guard, then split. Time in the cycle model is that of the accelerator;
     guard and split add a few cycles of latency to every read, which belong to `dram.latency`.
@@ -33,18 +40,14 @@ class AxiTop(wiring.Component):
             raise ConfigError(f"bus.ports = {config.bus.ports}: the IP splits the accelerator's one port itself: set "
                               "bus.ports to 1, or use the Verilog of `wordline gen`")
         self.config = config
-        self.ports = [f"m_axi_gmem{i}_" for i in range(port_count(config))]
+        self.interfaces = axi_interfaces(config)
+        self.ports = [prefix for prefix, _ in self.interfaces[1:]]
         self.narrow = min(PORT_BITS, config.bus.data_bits)
-        members: dict = {"interrupt": Out(1)}
-        for prefix, signature in self.interfaces():
+        members: dict = {"irq": Out(1)}
+        for prefix, signature in self.interfaces:
             for name, member in signature.members.items():
                 members[prefix + name] = member
         super().__init__(members)
-
-    def interfaces(self) -> list[tuple[str, Any]]:
-        """Prefix and signature of every AXI interface, members as seen from outside."""
-        port = Axi4(data_bits=self.narrow, address_bits=ADDRESS_BITS)
-        return [("s_axi_control_", AxiLite().flip()), *((prefix, port) for prefix in self.ports)]
 
     def elaborate(self, platform):
         m = Module()
@@ -54,7 +57,7 @@ class AxiTop(wiring.Component):
                                               address_bits=bus.address_bits, port_address_bits=ADDRESS_BITS)
         axi = Axi4(data_bits=bus.data_bits, address_bits=bus.address_bits).create(path=("axi",))
         finished = Signal()
-        control = {prefix + name: (prefix, name) for prefix, signature in self.interfaces()[:1]
+        control = {prefix + name: (prefix, name) for prefix, signature in self.interfaces[:1]
                    for name in signature.members}
         ports = {("i_" if self.signature.members[name].flow == In else "o_") + name: getattr(self, name)
                  for name in control}
@@ -63,13 +66,14 @@ class AxiTop(wiring.Component):
         base, limit = Signal(ADDRESS_BITS), Signal(32)
         m.submodules.accelerator = Instance(
             "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), o_irq=finished, i_fault=guard.expired,
-            o_watchdog=limit, o_memory_base=base, **ports)
+            o_watchdog=limit, o_memory_base=base, o_trace_start=Signal(UNITS), o_trace_done=Signal(UNITS),
+            o_trace_pc=Signal(16), **ports)
         for name, member in axi.signature.members.items():
             ours, theirs = getattr(axi, name), getattr(guard.master, name)
             m.d.comb += theirs.eq(ours) if member.flow == Out else ours.eq(theirs)
         connect(m, guard.memory, split.master)
         # Of the program the guard may know only later than the memory's silence: idle is the end of the last one.
-        m.d.comb += [guard.limit.eq(limit), guard.idle.eq(finished), split.base.eq(base), self.interrupt.eq(finished)]
+        m.d.comb += [guard.limit.eq(limit), guard.idle.eq(finished), split.base.eq(base), self.irq.eq(finished)]
         for prefix, port in zip(self.ports, split.ports, strict=True):
             for name, member in port.signature.members.items():
                 ours, theirs = getattr(self, prefix + name), getattr(port, name)

@@ -124,6 +124,17 @@ class RtlMachine:
     def write(self, register: int, value: int) -> None:
         self._library.machine_write(self._machine, register, value & 0xFFFFFFFF)
 
+    def start(self) -> None:
+        """Start the program that the registers name."""
+        self._library.machine_start(self._machine, Csr.CONTROL, 0)
+
+    def advance(self, cycles: int) -> bool:
+        """Let `cycles` pass, fewer if the program ends; whether it has."""
+        ended, left = ctypes.c_int(), cycles
+        while left > 0 and not ended:
+            left -= self._library.machine_run(self._machine, left, _SLICE, ctypes.byref(ended))
+        return bool(ended)
+
     def run(self, program: Program, arguments: tuple[int, ...] = (), *, max_cycles: int = 1 << 40,
             progress: Callable[[int], None] = lambda cycles: None, stalls: float = 0.0, seed: int = 0,
             record: bool = False, wave: tuple[Path, int, int] | None = None) -> RunResult:
@@ -196,3 +207,23 @@ class RtlMachine:
 
     def _where(self) -> str:
         return "instructions ended: " + ", ".join(f"{k} {v}" for k, v in self._counters(Csr.ENDED).items())
+
+
+class Mmio:
+    """Control registers of an `RtlMachine` as `pynq.MMIO` has them, for `fpga.driver`: time passes when the host looks
+    at STATUS."""
+
+    def __init__(self, machine: RtlMachine, cycles: int = 20000):
+        self._machine, self._cycles, self._running = machine, cycles, False
+
+    def read(self, offset: int) -> int:
+        if offset == Csr.STATUS and self._running:
+            self._running = not self._machine.advance(self._cycles)
+        return self._machine.read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == Csr.CONTROL and value & 1:
+            self._machine.start()
+            self._running = True
+        else:
+            self._machine.write(offset, value)

@@ -1,0 +1,167 @@
+"""IP for other flows: what is in the bundle, lint, host software on the RTL, and AXI against cocotbext-axi (slow)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from runner import run_cocotb
+
+from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
+from wordline.fpga import driver, ip
+from wordline.fpga.devices import find_device
+from wordline.fpga.selftest import RESULT, selftest
+from wordline.rtl.config import Config, ConfigError, config_from_dict, load_config
+from wordline.rtl.isa import Csr, ErrorCode, Unit
+from wordline.sim import rtl, toolchain
+from wordline.sim.functional import FunctionalMachine
+from wordline.sim.generate import Generator
+
+SMALL = config_from_dict({
+    "name": "small", "array": {"cols": 8, "lanes": 8, "weights": ["int8", "int4"]}, "vector": {"lanes": 2},
+    "memory": {"program": 64, "stream_beats": 64}, "bus": {"data_bits": 256}, "dram": {"size": 1 << 16}})
+KV260 = find_device("kv260")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("ip")
+    ip.write(SMALL, rtl.sources(SMALL), KV260, path)
+    return path
+
+
+def lint(path: Path, top: str) -> None:
+    verilator = toolchain.verilator()
+    waivers = [f"-Wno-{flag}" for flag in ip.LINT]
+    verilator.run(["--lint-only", "-Wall", *waivers, "--language", "1364-2001", "--top-module", top, path])
+
+
+def test_the_bundle_is_whole_and_the_same_every_time(folder: Path):
+    again = ip.files(SMALL, rtl.sources(SMALL), KV260)
+    for name, content in again.items():
+        assert (folder / name).read_bytes() == (content if isinstance(content, bytes) else content.encode()), name
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["top"] == "wordline_small" and manifest["part"].startswith("xck26")
+    text = (folder / "hdl/wordline_small.v").read_text()
+    assert 'X_INTERFACE_INFO = "xilinx.com:interface:aximm:1.0 m_axi_gmem1 ARADDR"' in text
+    assert "output [39:0] m_axi_gmem0_araddr" in text and "input [127:0] m_axi_gmem1_rdata" in text
+    assert "m_axi_gmem2" not in text  # 256 bits are two ports
+
+
+def test_verilog_passes_lint(folder: Path):
+    lint(folder / "hdl/wordline_small.v", "wordline_small")
+
+
+def test_component_names_ports_that_there_are(folder: Path):
+    root = ET.parse(folder / "component.xml").getroot()
+    spirit = {"s": ip.component_xml.__globals__["SPIRIT"]}
+    ports = {p.findtext("s:name", "", spirit) for p in root.iterfind("s:model/s:ports/s:port", spirit)}
+    text = (folder / "hdl/wordline_small.v").read_text()
+    header = text[text.index("module wordline_small (") :]
+    for port in ports:
+        assert f" {port}" in header
+    mapped = {e.text for e in root.iterfind(".//s:physicalPort/s:name", spirit)}
+    assert mapped == ports
+    names = [e.findtext("s:name", "", spirit) for e in root.iterfind("s:busInterfaces/s:busInterface", spirit)]
+    assert names == ["s_axi_control", "m_axi_gmem0", "m_axi_gmem1", "ap_clk", "ap_rst_n", "interrupt"]
+
+
+def test_python_files_compile_and_the_header_has_every_register(folder: Path):
+    for path in folder.rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+    header = (folder / "software/wordline_regs.h").read_text()
+    for register in Csr:
+        assert f"#define WORDLINE_{register.name:<16} 0x{register.value:02x}u" in header
+    compiler = toolchain.cxx()
+    compiler.run(["-x", "c++", "-fsyntax-only", "-Wall", folder / "software/wordline_regs.h"])
+
+
+def test_the_drivers_registers_are_the_hardwares():
+    assert {register.name: register.value for register in Csr} == driver.REGISTERS
+    assert tuple(unit.name for unit in Unit) == driver.UNITS
+    assert tuple(code.name for code in ErrorCode) == driver.ERRORS
+
+
+def test_fusesoc_lints_it(folder: Path, tmp_path: Path):
+    fusesoc = Path(sys.executable).with_name("fusesoc")
+    if not fusesoc.exists():
+        pytest.skip("fusesoc is not installed: pip install fusesoc")
+    core = tmp_path / "core"
+    shutil.copytree(folder, core)
+    verilator, make = toolchain.verilator(), toolchain.make()
+    assert make
+    done = subprocess.run([fusesoc, "--cores-root", core, "run", "--target=lint", "wordline:ip:wordline_small:1.0"],
+                          cwd=tmp_path, env=verilator.environment() | {"PYTHONWARNINGS": "ignore"},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_a_target_that_takes_no_ip_is_refused():
+    with pytest.raises(ConfigError, match="there is wordline fpga build ulx3s"):
+        ip.files(SMALL, {}, find_device("ulx3s"))
+
+
+def test_the_driver_runs_the_self_test_on_the_rtl(folder: Path):
+    machine = rtl.RtlMachine(SMALL)
+    host = driver.Driver(rtl.Mmio(machine), machine.memory)
+    expected = np.load(folder / "software/selftest.npy")
+    result = host.selftest(str(folder / "software/selftest.wlp"), expected)
+    assert result.cycles > 100 and result.ended["MATMUL"] == 1
+    wrong = expected.copy()
+    wrong[3] += 1
+    with pytest.raises(driver.DriverError, match="1 of 16 results are wrong"):
+        host.selftest(str(folder / "software/selftest.wlp"), wrong)
+    other = driver.ProgramFile.read(str(folder / "software/selftest.wlp"))
+    other.hardware = "0" * 16
+    with pytest.raises(driver.DriverError, match="compile it again"):
+        host.load(other)
+
+
+def test_the_driver_generates_what_the_functional_simulator_does(tmp_path: Path):
+    config, model = load_config("ulx3s"), load_model("austen")
+    program = compile_model(model, config, context=32)
+    ids = model.tokenizer.encode("It was").ids
+    want = Generator(model, program, ids, 4).functional(FunctionalMachine(config), lambda tokens: None).tokens
+    path = tmp_path / "austen.wlp"
+    compile_model(model, config, context=32).save(path)
+    machine = rtl.RtlMachine(config)
+    host = driver.Driver(rtl.Mmio(machine), machine.memory)
+    host.load(str(path))
+    assert host.generate(ids, 4, timeout=600) == [int(t) for t in want[len(ids) :]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kv260", "kv260_ternary", "bitmod", "ulx3s", "ulx3s_uart"])
+def test_verilog_of_every_system_passes_lint_and_yosys_reads_it(name: str, tmp_path: Path):
+    config: Config = load_config(name)
+    text = ip.flat_verilog(config, rtl.sources(config), KV260)
+    (tmp_path / "top.v").write_text(text)
+    lint(tmp_path / "top.v", ip.module_name(config))
+    toolchain.yosys().run(["-q", "-p", "read_verilog top.v; hierarchy -check -auto-top"], cwd=tmp_path)
+    try:
+        icarus = toolchain.icarus()
+    except toolchain.MissingTool:
+        return  # not on PyPI; where it is installed it reads the file too
+    icarus.run(["-g2001", "-t", "null", "-o", os.devnull, "top.v"], cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_axi_against_cocotbext(folder: Path, tmp_path: Path):
+    """Back-pressure, error responses, silence, resets in mid-burst; no 4 KB crossing, VALID stable, WLAST right."""
+    program, expected = selftest(SMALL)
+    start = program.symbols["program"].address
+    image = {start: program.instructions.reshape(-1)} | program.segments
+    result = program.symbols[RESULT]
+    (tmp_path / "program.json").write_text(json.dumps({
+        "image": {address: bytes(part).hex() for address, part in image.items()}, "program": start,
+        "length": len(program.instructions), "result": result.address, "size": result.size}))
+    np.save(tmp_path / "expected.npy", expected)
+    run_cocotb((folder / "hdl/wordline_small.v").read_text(), "wordline_small", "tb_axi_ip", tmp_path, env={
+        "IP_FOLDER": str(tmp_path), "IP_PORTS": "2", "IP_HARDWARE": SMALL.hardware_hash(),
+        "IP_REGISTERS": json.dumps(driver.REGISTERS)})
