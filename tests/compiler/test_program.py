@@ -53,7 +53,7 @@ def test_fields_lie_where_the_hardware_reads_them():
     assert asm.encode(Unit.VECTOR, fields) == (
         3 | 1 << 3 | 2 << 9 | 5 << 60 | 2 << 76 | 7 << 120 | 0x3F800000 << 213)
     word = asm.encode(Unit.MATMUL, {"kind": 5, "planes": 4, "out_stride": 9, "tiles": (3, 1)})
-    assert word == (2 | 5 << 140 | 4 << 144 | 9 << 184 | 3 << 80 | 1 << 96)
+    assert word == (2 | 5 << 140 | 4 << 144 | 9 << 185 | 3 << 80 | 1 << 96)
     word = asm.encode(Unit.STORE, {"address": (1 << 30, 9), "mode": 1, "run_stride": 77})
     assert word == (4 | 1 << 46 | 9 << 56 | 1 << 140 | 77 << 153)
     word = asm.encode(Unit.CONTROL, {"operation": 12, "rd": 1, "ra": 2, "rb": 3, "value": -1})
@@ -86,7 +86,7 @@ def test_damaged_program_files_are_refused(program, tmp_path):
 @pytest.mark.parametrize(("settings", "message"), [
     (["memory.vector_floats=512"], "needs memory.vector_floats = 4096"),
     (["array.acc_bits=24"], "an accumulator could reach"),
-    (["types.weights=int2"], "does not decode 'int2'"),
+    (["types.weights=ternary"], "does not decode 'ternary'"),
     (["dram.size=65536"], "bytes of DRAM"),
     (["memory.program=256"], "instructions, memory.program = 256"),
     (["types.acts=16", "array.act_bits=8"], "does not fit array.act_bits"),

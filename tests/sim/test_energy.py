@@ -71,7 +71,8 @@ CONTROL operation=END
 
 
 def test_rows_without_a_token_are_counted_apart():
-    config = load_config("bitmod")  # 4 rows, 8 columns, 16 lanes, 128-bit beats, 2 columns drained at once, zero points
+    # 4 rows, 8 columns, 16 lanes, 2 columns drained at once, zero points.
+    config = load_config("bitmod", ["bus.data_bits=128"])
     program = assemble(SYMBOL + """
 STREAM address=8192 runs=1 beats=18 stride=18
 MATMUL rows=3 tiles=1 steps=4 groups=2 group_steps=2 planes=4 kind=2 group_scales=1 aux=ZERO
@@ -160,8 +161,9 @@ def test_streams_are_labelled_by_what_they_bring(austen):
     # Norms belong to the matmul behind them: its part loads the gains.
     c, lanes = load_shape("austen").config, austen.config.vector.lanes
     loads = {part: n for (part, name), n in counts.items() if name == "write L"}
+    # A layer's end brings the next one's, the last layer's too.
     assert (loads["qkv"], loads["gate_up"], loads["head"]) == (
-        c.layers * c.width // lanes, c.layers * c.width // lanes, c.width // lanes)
+        (c.layers + 1) * c.width // lanes, c.layers * c.width // lanes, c.width // lanes)
     assert set(loads) == {"qkv", "gate_up", "head", "scores", "embedding"}
     # A norm takes a root and a reciprocal, SiLU two functions an element, quantising a reciprocal.
     special = {part: n // c.layers for (part, name), n in counts.items() if name == "exp2, recip or rsqrt"}
