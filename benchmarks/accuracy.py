@@ -23,10 +23,14 @@ from wordline.sim.texts import DOMAINS
 DTYPES = ["bitmod_fp4", "bitmod_fp3", "int8", "int6", "int5", "int4", "int4_asym", "mxfp4", "nvfp4", "int3",
           "int3_asym", "pow2x3", "int2", "int2_asym", "ternary", "int1"]
 ACTS, CACHES = [8, 16, 4], [8, 16, 4, 2]
-#: Weight types and the quantisers measured with them.
-QUANTIZED = {"int3_asym": [("awq", "clip", "gptq"), ("gptq",), ("clip",), ("awq",)],
-             "bitmod_fp3": [("awq", "clip", "gptq")]}
+#: Weight types and the quantisers measured with them, each alone and together.
+QUANTIZED = {"int3_asym": [("awq", "clip", "gptq"), ("gptq",), ("clip",), ("awq",), ("smooth",)],
+             "bitmod_fp3": [("awq", "clip", "gptq"), ("gptq",)]}
 SMOOTHED = Setting("bitmod_fp4", acts=4, quantizers=("smooth",))
+#: Group scales of 16 bits: what 8 bits cost.
+WIDE_SCALES = [Setting("bitmod_fp4", scale_bits=16), Setting("bitmod_fp3", scale_bits=16)]
+#: Activations and caches together, beyond the axes.
+CORNERS = [Setting("bitmod_fp4", acts=a, kv=k) for a in (16, 4) for k in (16, 4, 2)]
 PER_TEXT, WINDOW = 256, 256
 
 #: Pairs that the papers order, by KL divergence, and what they say.
@@ -40,13 +44,15 @@ ORDER = [
     (Setting("bitmod_fp4", kv=16), Setting("bitmod_fp4"), "16-bit against 8-bit keys and values"),
     (Setting("bitmod_fp4"), Setting("bitmod_fp4", kv=4), "8-bit keys and values against 4-bit with keys per channel"),
     (Setting("bitmod_fp4", kv=4), Setting("bitmod_fp4", kv=2), "4-bit against 2-bit keys and values"),
+    (Setting("bitmod_fp4", scale_bits=16), Setting("bitmod_fp4"), "16-bit against 8-bit group scales (BitMoD, Tab. V)"),
+    (Setting("bitmod_fp3", scale_bits=16), Setting("bitmod_fp3"), "16-bit against 8-bit group scales, FP3"),
 ]
 
 
 def wanted() -> list[Setting]:
     """Every setting of a model's table, the most telling first."""
-    return [*settings(DTYPES, ACTS, CACHES, [], head="int8", group_size=64), SMOOTHED,
-            *(Setting(d, quantizers=q) for d, several in QUANTIZED.items() for q in several)]
+    return [*settings(DTYPES, ACTS, CACHES, [], head="int8", group_size=64), *WIDE_SCALES,
+            *(Setting(d, quantizers=q) for d, several in QUANTIZED.items() for q in several), SMOOTHED, *CORNERS]
 
 
 def order(results: list[Result]) -> list[str]:

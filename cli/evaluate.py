@@ -66,6 +66,8 @@ def rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     for r in results:
         s, c = r.setting, r.cost
         weights = (" ".join(s.mixed) or s.weights) + "".join(f" +{q}" for q in s.quantizers)
+        if s.scale_bits != 8:
+            weights += f", {s.scale_bits}-bit scales"
         cells.append([weights, str(s.acts), str(s.kv), f"{c.body_bits:.3f}", f"{c.bytes_per_token / 1e6:.1f}",
                       *(_cell(r.summaries[name].relative, 3) for name in names),
                       _cell(r.summaries["all"].kl, 4), _cell(r.summaries["all"].top1, 3)])
@@ -76,7 +78,7 @@ def verdicts(results: list[Result]) -> list[str]:
     """What each quantiser changes against plain rounding to the same types, and each weight type against the one
     before it: by the KL divergences of the same tokens."""
     plain = {(r.setting.weights, r.setting.acts, r.setting.kv): r for r in results
-             if not r.setting.quantizers and not r.setting.mixed}
+             if not r.setting.quantizers and not r.setting.mixed and r.setting.scale_bits == 8}
     found = []
     for r in results:
         other = plain.get((r.setting.weights, r.setting.acts, r.setting.kv))

@@ -86,10 +86,10 @@ def weight_type(config: Config, name: str) -> WeightType:
 
 
 def quantised(model: Model, name: str, tensors: list[str], dtype: str, types: TypesConfig, *,
-              prunes: bool = True) -> QuantTensor:
+              prunes: bool = True, scale_bits: int = 8) -> QuantTensor:
     """The rows of some tensors, one below the other, as one matrix of a weight type: as a quantiser has rounded them,
     or else to the nearest, pruned before that if the types say so and it `prunes`. `name` is "layer 3 qkv", "output
-    head".
+    head". `scale_bits` as for `quantize`.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def quantised(model: Model, name: str, tensors: list[str], dtype: str, types: Ty
         matrix = weights[0] if len(weights) == 1 else np.concatenate(weights)
         if keep < 1:
             matrix = pruned(types, group_size, matrix)
-        return quantize(matrix, WEIGHT_TYPES[dtype], group_size)
+        return quantize(matrix, WEIGHT_TYPES[dtype], group_size, scale_bits=scale_bits)
     require(keep == 1, f"{name} was rounded by a quantiser, which does not prune: types.keep = {keep:g}")
     require(q.dtype.name == dtype and q.group_size == (group_size or q.shape[1]),
             f"{name} was rounded to {q.dtype.name} in groups of {q.group_size}, not to {dtype} of {group_size}")

@@ -45,6 +45,8 @@ class Setting:
         `TypesConfig.kv_group` tokens instead of one per token.
     mixed : tuple[str, ...]
         As `TypesConfig.mixed`.
+    scale_bits : int
+        Of the group scales; the hardware has 8.
     quantizers : tuple[str, ...]
         What comes on top of rounding, in this order (`wordline.compiler.quantizers`).
     """
@@ -56,12 +58,14 @@ class Setting:
     head: str = "int8"
     quantizers: tuple[str, ...] = ()
     mixed: tuple[str, ...] = field(default=(), repr=False)
+    scale_bits: int = field(default=8, repr=False)
 
     @property
     def name(self) -> str:
         how = "+".join(self.quantizers)
         what = " ".join((self.weights, *self.mixed))
-        return f"{what} A{self.acts} KV{self.kv}" + (f" {how}" if how else "")
+        scales = "" if self.scale_bits == 8 else f" scales{self.scale_bits}"
+        return f"{what} A{self.acts} KV{self.kv}{scales}" + (f" {how}" if how else "")
 
     @property
     def types(self) -> TypesConfig:
@@ -70,12 +74,12 @@ class Setting:
                            acts=self.acts)
 
 
-def weight_bits(dtype: WeightType, shape: tuple[int, int], group_size: int) -> float:
-    """Bits of a matrix [N, K]: codes, 8-bit group scales, zero points or selects, and a float32 per row."""
+def weight_bits(dtype: WeightType, shape: tuple[int, int], group_size: int, scale_bits: int = 8) -> float:
+    """Bits of a matrix [N, K]: codes, group scales, zero points or selects, and a float32 per row."""
     n, k = shape
     groups = -(-k // (dtype.group(group_size) or k))
     code = 8 / 5 if dtype.trits else dtype.bits
-    return n * (k * code + groups * (8 + AUX_BITS[dtype.aux]) + 32)
+    return n * (k * code + groups * (scale_bits + AUX_BITS[dtype.aux]) + 32)
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,10 @@ def cost(model: Model, setting: Setting, context: int) -> Cost:
     c = model.config
     shapes = matrix_shapes(c)
     count = c.layers * sum(n * k for n, k in shapes.values())
-    bits = c.layers * sum(weight_bits(WEIGHT_TYPES[setting.types.of(kind)], shape, setting.group_size)
+    bits = c.layers * sum(weight_bits(WEIGHT_TYPES[setting.types.of(kind)], shape, setting.group_size,
+                                      setting.scale_bits)
                           for kind, shape in shapes.items())
-    head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size)
+    head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size, setting.scale_bits)
     key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
     cache = c.layers * c.kv_heads * context * (2 * c.head_dim * setting.kv + key_scales + 32)
     return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)
@@ -208,7 +213,8 @@ class Evaluation:
         self._hardware: HardwareModel | None = None
 
     def _key(self, setting: Setting, w: Window) -> str:
-        what = repr((version(setting), self._print, setting, w.ids.tolist(), *setting.mixed))
+        what = repr((version(setting), self._print, setting, w.ids.tolist(), *setting.mixed,
+                     *([] if setting.scale_bits == 8 else [setting.scale_bits])))
         return hashlib.sha256(what.encode()).hexdigest()[:20]
 
     def _source_logits(self, i: int) -> np.ndarray:
@@ -250,5 +256,6 @@ class Evaluation:
         types, model = setting.types, self.model
         if setting.quantizers and self.prepare is not None:
             model = self.prepare(model, setting.quantizers, types)
-        self._hardware = HardwareModel(model, types, kv_bits=setting.kv, like=self._hardware)
+        self._hardware = HardwareModel(model, types, kv_bits=setting.kv, scale_bits=setting.scale_bits,
+                                       like=self._hardware)
         return self._hardware

@@ -72,6 +72,8 @@ class HardwareModel:
     ----------
     kv_bits : int
         Bits of keys and values; 0 for those of `types.kv`. So widths can be measured that no hardware has.
+    scale_bits : int
+        Bits of the weights' group scales; 8 in the hardware. What a quantiser has rounded stays as it is.
     like : HardwareModel
         Of the same model, whose embedding and matrices are taken where they would be the same: rounding takes
         longer than running.
@@ -81,8 +83,9 @@ class HardwareModel:
     head: _Linear
     embedding: np.ndarray
 
-    def __init__(self, model: Model, types: TypesConfig, *, kv_bits: int = 0, like: "HardwareModel | None" = None):
-        self.model, self.types = model, types
+    def __init__(self, model: Model, types: TypesConfig, *, kv_bits: int = 0, scale_bits: int = 8,
+                 like: "HardwareModel | None" = None):
+        self.model, self.types, self.scale_bits = model, types, scale_bits
         self.kv_bits = kv_bits or WEIGHT_TYPES[types.kv].bits
         self.c = c = model.config
 
@@ -91,8 +94,11 @@ class HardwareModel:
             if f"model.layers.{i}.{parts[0]}.bias" in model.tensors:
                 bias = np.concatenate([model.layer(i, part, "bias") for part in parts])
             tensors = [f"model.layers.{i}.{part}.weight" for part in parts]
-            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.of(name), types), bias)
+            return _Linear(quantised(model, f"layer {i} {name}", tensors, types.of(name), types,
+                                     scale_bits=scale_bits), bias)
 
+        if like is not None and like.scale_bits != scale_bits:
+            like = None
         if like is not None and any(getattr(like.types, name) != getattr(types, name) for name in (
                 "group_size", "keep", "keep_channels", "keep_window", "mixed")):
             like = None
@@ -105,7 +111,7 @@ class HardwareModel:
             self.head = like.head
         else:
             self.head = _Linear(quantised(model, "output head", [model.head_name], types.head_weights, types,
-                                          prunes=False))
+                                          prunes=False, scale_bits=scale_bits))
         self.embedding = model.embedding if like is None else like.embedding
 
     def _embed(self, ids: np.ndarray) -> np.ndarray:
