@@ -108,7 +108,9 @@ class AxiSplit(wiring.Component):
         m.d.comb += [
             head.eq(queue.r_data),
             have.eq(queue.r_rdy & Cat(filled).bit_select(head.port, 1)),
-            ends.eq(done == head.beats - 1), queue.r_en.eq(have & ends), takes.eq(have << head.port),
+            ends.eq(done == head.beats - 1), queue.r_en.eq(have & ends),
+            # Not a shift: of an empty queue the port is undefined in Verilog, and `have` decides here in spite of it.
+            takes.eq(Cat(have & (head.port == i) for i in range(self.count))),
         ]
         m.d.sync += [master.rvalid.eq(have), master.rid.eq(head.id), master.rlast.eq(ends & head.last)]
         with m.If(have):

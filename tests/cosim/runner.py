@@ -21,10 +21,11 @@ def run_cocotb(
     env: Mapping[str, str] | None = None,
     seed: int = 1,
     fast: bool = False,
+    short: bool = False,
 ) -> None:
     """Runs the cocotb tests of ``module`` and fails unless there are some and all pass.
 
-    Verilator is used where it is installed, Icarus otherwise. What the simulator prints goes to
+    Verilator is used where it is installed, Icarus otherwise; the other way round if the run is `short`. What the simulator prints goes to
     pytest's captured output, so a failure shows the cocotb log.
 
     Parameters
@@ -43,15 +44,14 @@ def run_cocotb(
         ``cocotb.RANDOM_SEED`` in the test bench.
     fast : bool
         Compile for speed: for millions of cycles in which the test bench sleeps.
+    short : bool
+        So few cycles that Icarus, which compiles in a second, is done before Verilator has compiled.
     """
     source = tmp_path / f"{toplevel}.v"
     source.write_text(verilog_text)
-    try:
-        simulator, tool = "verilator", toolchain.verilator()
-        build_args = ["-Wno-lint", "-Wno-style", "-Wno-fatal"]
-    except toolchain.MissingTool:
-        simulator, tool = "icarus", toolchain.icarus()
-        build_args = []
+    simulator, tool = _simulator(short)
+    # Under SystemVerilog's rules Icarus does not run `always @*` at time 0, which Yosys' Verilog relies on.
+    build_args = ["-g2001"] if simulator == "icarus" else ["-Wno-lint", "-Wno-style", "-Wno-fatal"]
     with tool.on_path():
         if simulator == "verilator":
             # The test bench is Python: a faster model would not pay for its compilation.
@@ -84,3 +84,13 @@ def run_cocotb(
     count, failed = get_results(results)
     assert failed == 0, f"{failed} of {count} cocotb tests failed on {toplevel}, seed {seed}"
     assert count > 0, f"{module} holds no cocotb test"
+
+
+def _simulator(short: bool) -> tuple[str, toolchain.Tool]:
+    """The one that is wanted, else the other; raises `toolchain.MissingTool` if there is neither."""
+    find = {"verilator": toolchain.verilator, "icarus": toolchain.icarus}
+    first, second = ("icarus", "verilator") if short else ("verilator", "icarus")
+    try:
+        return first, find[first]()
+    except toolchain.MissingTool:
+        return second, find[second]()
