@@ -25,8 +25,8 @@ def run_cocotb(
 ) -> None:
     """Runs the cocotb tests of ``module`` and fails unless there are some and all pass.
 
-    Verilator is used where it is installed, Icarus otherwise; the other way round if the run is `short`. What the simulator prints goes to
-    pytest's captured output, so a failure shows the cocotb log.
+    Verilator is used where it is installed, Icarus otherwise; the other way round if the run is `short`.
+    What the simulator prints goes to pytest's captured output, so a failure shows the cocotb log.
 
     Parameters
     ----------

@@ -13,7 +13,15 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiRamRead, AxiRamWrite, AxiReadBus, AxiResp, AxiWriteBus
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiRamRead,
+    AxiRamWrite,
+    AxiReadBus,
+    AxiResp,
+    AxiWriteBus,
+)
 from cocotbext.axi.sparse_memory import SparseMemory
 
 FOLDER = Path(os.environ["IP_FOLDER"])
@@ -178,7 +186,7 @@ class Rules:
                 assert burst == 1 and first % (1 << size) == 0
                 last = first + ((length + 1) << size) - 1
                 assert first // 4096 == last // 4096, f"{prefix} {channel} crosses 4 KB"
-                assert BASE <= first and last < BASE + HEADER["memory"], f"{prefix} {channel} {first:#x}"
+                assert first >= BASE and last < BASE + HEADER["memory"], f"{prefix} {channel} {first:#x}"
                 if channel == "ar":
                     self.beats_owed += length + 1
                     read_left.append(length + 1)
