@@ -21,6 +21,8 @@ class ColumnPlan:
         types = [WEIGHT_TYPES[name] for name in a.weights]
         self.kinds = frozenset(t.kind for t in types)
         self.trits = any(t.trits for t in types)
+        #: Widths of the codes that may come whole, not as planes.
+        self.whole_codes = sorted({t.bits for t in types if t.bits in (2, 4, 8) and not t.trits})
         self.asymmetric = any(t.aux is AuxKind.ZERO for t in types)
         self.gaps = any(t.aux is AuxKind.GAPS for t in types)
         self.float_scales = any(t.float_scales for t in types)

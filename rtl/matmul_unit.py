@@ -212,7 +212,7 @@ class MatmulUnit(wiring.Component):
         ordered = Signal(8 * cols * lanes)  # the codes, of column i and lane j at i*lanes + j
         every = [(i, j) for i in range(cols) for j in range(lanes)]
         with m.Switch(Cat(instruction.order, instruction.planes[2:])):
-            for bits in (8, 4, 2):
+            for bits in plan.whole_codes:
                 with m.Case(CodeOrder.COLUMNS | bits // 4 << 2):
                     m.d.comb += ordered.eq(Cat(
                         Cat(step_bits.word_select(i * lanes + j, bits), Const(0, 8 - bits)) for i, j in every))

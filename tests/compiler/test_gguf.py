@@ -12,6 +12,7 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import open_whole
 from typer.testing import CliRunner
 
 from wordline.cli.main import app
@@ -63,6 +64,13 @@ def byte_level(writer: gguf.GGUFWriter, vocab: int) -> None:
     writer.add_eos_token_id(258)
 
 
+def finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write(path: Path, kind: str, c: ModelConfig, ours: dict[str, np.ndarray], change: dict | None = None,
           format_: Format = Format.F32) -> Path:
     writer = gguf.GGUFWriter(path, kind)
@@ -89,10 +97,7 @@ def write(path: Path, kind: str, c: ModelConfig, ours: dict[str, np.ndarray], ch
             writer.add_tensor(name, gguf.quants.quantize(x, format_), raw_dtype=format_)
         else:
             writer.add_tensor(name, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -137,10 +142,7 @@ def test_blocks_are_dequantised(format_, tmp_path, monkeypatch):
         x = None
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_tensor("x", raw, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     ours = GgufFile(tmp_path / "a.gguf").read("x")
     assert ours.shape == (7, 512) and np.isfinite(ours).all() and ours.std() > 0.1
     assert np.array_equal(ours, gguf.quants.dequantize(raw, kind))
@@ -176,10 +178,7 @@ def sentence_piece(path: Path, pieces: dict[str, tuple[float, int]], **flags: bo
         writer.add_bool(f"tokenizer.ggml.{name}", flag)
     for name, x in theirs("llama", c, tensors(c)).items():
         writer.add_tensor(name, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -325,17 +324,6 @@ def test_hostile_files_give_one_error(name, tmp_path):
     assert str(error.value).startswith(str(path))
 
 
-def _open(path: Path) -> None:
-    """All of a model: its configuration, tokenizer and every tensor; or an error that names the file."""
-    try:
-        model = load_model(path)
-        for name in model.tensors:
-            model.tensors[name]
-        model.tokenizer.encode("abc")
-    except ModelError as error:
-        assert str(error).startswith(str(path))
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=6),
        cut=st.integers(0, 1 << 30), cuts=st.booleans(), head=st.booleans())
@@ -346,4 +334,4 @@ def test_no_damage_gives_another_error(whole, tmp_path, changes, cut, cuts, head
         raw[at % (4096 if head else len(raw))] = value
     path = tmp_path / "damaged.gguf"
     path.write_bytes(raw[: cut % len(raw)] if cuts else raw)
-    _open(path)
+    open_whole(path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig, expected_shapes
-from wordline.compiler.model import Model
+from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
+from wordline.compiler.model import Model, load_model
 from wordline.rtl.config import load_config
 
 # The hardware of test_end_to_end.py, which is built once for both, as is the other one below.
@@ -52,3 +52,14 @@ def random_model(c: ModelConfig, seed: int = 0) -> Model:
 
 def ids_of(c: ModelConfig, n: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, c.vocab, n)
+
+
+def open_whole(path: Path) -> None:
+    """Reads all of a model: configuration, tokenizer and every tensor; or finds an error that names the file."""
+    try:
+        model = load_model(path)
+        for name in model.tensors:
+            model.tensors[name]
+        model.tokenizer.encode("abc")
+    except ModelError as error:
+        assert str(path) in str(error)
