@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,8 @@ from rich.table import Table
 
 from wordline.cli.common import ConfigArgument, JsonOption, SetOption, one_line_errors, say
 from wordline.compiler.model import load_model
-from wordline.fpga.boards import BOARDS
-from wordline.fpga.build import Report, make_top
+from wordline.fpga.boards import BAUD, BOARDS, plan
+from wordline.fpga.build import Report, make_array, make_top
 from wordline.fpga.build import build as build_board
 from wordline.fpga.devices import DEVICES, find_device
 from wordline.fpga.resources import Estimate, Estimator, as_dict, smaller_arrays
@@ -130,7 +131,7 @@ def _shrink(config: Config, estimate: Estimate, count) -> tuple[Config, Estimate
 @app.command()
 def build(
     board: Annotated[str, typer.Argument(help=f"One of: {', '.join(BOARDS)}.")],
-    model: Annotated[str, typer.Option(help="A model folder, or 'austen', the embedded model.")] = "austen",
+    model: Annotated[str, typer.Option(help="A model folder; 'austen', the embedded model, by default.")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; build/BOARD by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of place and route; 0: one that is known to route.")] = 0,
     set_: SetOption = None,
@@ -138,30 +139,46 @@ def build(
 ) -> None:
     """Make a bitstream of a board with a model in its block RAM: type a prompt into its serial port, get text.
 
-    Needs no tool but those of `pip install 'wordline[boards]'`. Takes about 20 minutes.
+    Boards too small for the accelerator get one PE array that tests itself: any byte on the serial port brings a line.
+    Needs no tool but those of `pip install 'wordline[boards]'`. Takes 10 to 15 minutes, a PE array one.
 
-    Example:  wordline fpga build ulx3s --model austen
+    Examples:
+
+      wordline fpga build ulx3s --model austen
+
+      wordline fpga build icebreaker
     """
     with one_line_errors():
         if board not in BOARDS:
             raise ConfigError(f"no board {board!r}: one of {sorted(BOARDS)}")
         target = BOARDS[board]
-        config = load_config(target.config, set_ or [])
         folder = output or Path("build") / board
-        yosys, nextpnr, ecppack = toolchain.yosys(), toolchain.nextpnr_ecp5(), toolchain.ecppack()
+        tools = {"yosys": toolchain.yosys(), "nextpnr": toolchain.nextpnr(target.chip),
+                 "pack": toolchain.packer(target.chip)}
         start = time.time()
-        say(f"compiling {model} and the RTL of {config.name}")
-        top = make_top(target, config, load_model(model))
+        if target.array:
+            if model or set_:
+                raise ConfigError(f"{board} carries one PE array and no model: leave out --model and --set")
+            files = plan(target, make_array(target), {})
+        else:
+            config = load_config(target.config, set_ or [])
+            say(f"compiling {model or 'austen'} and the RTL of {config.name}")
+            files = plan(target, make_top(target, config, load_model(model or "austen")), rtl.sources(config))
         report = build_board(
-            target, top, rtl.sources(config), folder, seed=seed,
-            yosys=lambda args, cwd: yosys.run(args, cwd=cwd), nextpnr=lambda args, cwd: nextpnr.run(args, cwd=cwd),
-            ecppack=lambda args, cwd: ecppack.run(args, cwd=cwd),
-            say=lambda line: say(f"{time.time() - start:6.0f} s  {line}"))
+            target, files, folder, seed=seed, say=lambda line: say(f"{time.time() - start:6.0f} s  {line}"),
+            **{name: partial(_run, tool) for name, tool in tools.items()})
+        bitstream = folder / target.flow.products[0]
         if json_:
-            print(json.dumps(asdict(report) | {"bitstream": str(folder / "top.bit")}, indent=2))
+            print(json.dumps(asdict(report) | {"bitstream": str(bitstream)}, indent=2))
         else:
             _print_report(report)
-            print(f"bitstream: {folder / 'top.bit'}   load it with: openFPGALoader -b {board} {folder / 'top.bit'}")
+            print(f"bitstream: {bitstream}   load it with: openFPGALoader -b {target.loader} {bitstream}")
+            if target.array:
+                print(f"any byte at {BAUD} baud brings: {target.array.expected_line().strip()}")
+
+
+def _run(tool: toolchain.Tool, args: list[str], folder: Path) -> str:
+    return tool.run(args, cwd=folder)
 
 
 def _print_report(report: Report) -> None:
@@ -170,6 +187,6 @@ def _print_report(report: Report) -> None:
     table.add_row("of", *(str(n) for n in report.available.values()))
     Console().print(table)
     print(f"{report.fmax_mhz:.1f} MHz, {report.wanted_mhz:.1f} wanted: margin {report.margin:+.0%}")
-    print("longest path:")
+    print("longest path, ns in cells and on wires:")
     for hop in report.path:
-        print(f"  {hop.ns:6.2f} ns  {hop.kind:8} {hop.cell}")
+        print(f"  {hop.logic_ns:6.2f} {hop.wires_ns:6.2f}  {hop.signal}")

@@ -112,7 +112,7 @@ def synth(
 
         with tempfile.TemporaryDirectory() as folder:
             if route and target == "ecp5":
-                nextpnr = toolchain.nextpnr_ecp5()
+                nextpnr = toolchain.nextpnr("ecp5")
                 result = fpga_synth.place_and_route(
                     cfg, run_yosys, lambda args, cwd: nextpnr.run(args, cwd=cwd), Path(folder), seed=seed)
             else:

@@ -17,9 +17,10 @@ from amaranth.lib.wiring import In, Out
 from wordline.rtl.axi import Axi4
 
 BEAT = 8
-#: Rows of 72 bits in four block RAMs of 1024 x 18.
-ROWS = 1024
-RAMS = 4
+#: Rows of 72 bits in eight block RAMs of 2048 x 9: the deepest that has ninth bits, so that the fewest are chosen from.
+ROWS = 2048
+RAMS = 8
+ROW_BITS = (ROWS - 1).bit_length()
 #: Blocks whose outputs are chosen from in one cycle.
 FAN_IN = 8
 
@@ -164,9 +165,9 @@ class BlockMemory(wiring.Component):
 
         # Blocks, then one out of `FAN_IN`, then one of those.
         words = layout.contents(self.image)
-        block_in_row = row[10:]
+        block_in_row = row[ROW_BITS:]
         write_now, merged = Signal(), Signal(72)
-        put_row, put_data, put_enable, put_block = Signal(10), Signal(72), Signal(8), Signal(range(layout.blocks))
+        put_row, put_data, put_enable, put_block = Signal(ROW_BITS), Signal(72), Signal(8), Signal(range(layout.blocks))
         put = Signal()
         outputs = []
         for i in range(layout.blocks):
@@ -175,7 +176,7 @@ class BlockMemory(wiring.Component):
             m.submodules[f"block_{i}"] = block
             read, write = block.read_port(), block.write_port(granularity=9)
             m.d.comb += [
-                read.addr.eq(row[:10]), write.addr.eq(put_row), write.data.eq(put_data),
+                read.addr.eq(row[:ROW_BITS]), write.addr.eq(put_row), write.data.eq(put_data),
                 write.en.eq(put_enable & (put & (put_block == i)).replicate(8)),
             ]
             outputs.append(read.data)
@@ -213,7 +214,7 @@ class BlockMemory(wiring.Component):
             write_now.eq(tag_3.valid & tag_3.write),
             merged.eq(Cat(Cat(write_data[8 * i : 8 * i + 8], ninth[i]) for i in range(8))),
         ]
-        m.d.sync += [put.eq(write_now), put_row.eq(write_row[:10]), put_block.eq(write_row[10:]),
+        m.d.sync += [put.eq(write_now), put_row.eq(write_row[:ROW_BITS]), put_block.eq(write_row[ROW_BITS:]),
                      put_data.eq(merged), put_enable.eq(write_strobe)]
         with m.If(axi.bvalid & axi.bready):
             m.d.sync += axi.bvalid.eq(0)

@@ -1,32 +1,55 @@
-"""From a model to a bitstream: Yosys, nextpnr and ecppack on the plan of a board, and a report of what came out."""
+"""From a model to a bitstream: Yosys, nextpnr and a packer on the plan of a board, and a report of what came out."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from amaranth.build.run import BuildPlan
+
 from wordline.compiler.model import Model
 from wordline.compiler.transformer import compile_model
-from wordline.fpga.boards import Board, plan
+from wordline.fpga.boards import Board
 from wordline.fpga.host import BytePairs
+from wordline.fpga.pe_selftest import PeSelfTest
 from wordline.fpga.uart_top import UartTop
 from wordline.rtl.config import Config
 
 #: Runs a tool with arguments in a folder.
 Run = Callable[[list[str], Path], str]
-#: nextpnr's names of what a device has, and ours.
-_KINDS = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "FF", "MULT18X18D": "DSP", "DP16KD": "EBR"}
+
+
+# What Yosys appends to the name of a signal for the cells that it makes of it.
+_CELL = re.compile(r"(_(SB_)?(LUT[1-6]|CCU2C|PFUMX|L6MUX21|TRELLIS|DFF|MULT|DP16KD|ABC9|CARRY|ALU|MUX2)|[$.]comb|\$lc"
+                   r"|(\.|\$)(lut|auto|abc|procdff|memory|flatten)).*")
+
+
+def place_of(name: str) -> str:
+    """The signal that a cell or a wire was made of, by its place in the hierarchy."""
+    return _CELL.sub("", name)
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One part of the critical path: the cell that it arrives at, by its place in the hierarchy, and nanoseconds."""
+    """A stretch of the critical path: the signal that it is part of, by its place in the hierarchy, and nanoseconds
+    in cells and on wires."""
 
-    kind: str
-    cell: str
-    ns: float
+    signal: str
+    logic_ns: float
+    wires_ns: float
+
+
+def stretches(path: list[dict]) -> list[Hop]:
+    """nextpnr's steps of a path, put together as long as they belong to one signal."""
+    hops: list[Hop] = []
+    for step in path:
+        signal, ns, wire = place_of(str(step["to"]["cell"])), step["delay"], step["type"] == "routing"
+        before = hops.pop() if hops and hops[-1].signal == signal else Hop(signal, 0.0, 0.0)
+        hops.append(Hop(signal, before.logic_ns + ns * (not wire), before.wires_ns + ns * wire))
+    return [Hop(h.signal, round(h.logic_ns, 2), round(h.wires_ns, 2)) for h in hops]
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,7 @@ class Report:
 
     Attributes
     ----------
-    used, available : dict[str, int], LUT4, FF, DSP, EBR
+    used, available : dict[str, int], LUT4, FF, DSP, EBR; what the device has
     fmax_mhz, wanted_mhz : float, of the core's clock
     path : list[Hop], the longest
     """
@@ -53,53 +76,63 @@ class Report:
 
 
 def make_top(board: Board, config: Config, model: Model) -> UartTop:
-    """The board's circuit with a model in its memory."""
+    """The circuit of a board that carries the accelerator, with a model in its memory."""
     program = compile_model(model, config, context=board.context, keep_logits=False)
     return UartTop(config, program, BytePairs.read(model.folder), eos=model.config.eos, divisor=board.divisor)
+
+
+def make_array(board: Board) -> PeSelfTest:
+    """The circuit of a board that carries one PE array."""
+    assert board.array
+    return PeSelfTest(board.array, divisor=board.divisor)
 
 
 def read_report(board: Board, text: str) -> Report:
     """A `Report` out of nextpnr's ``--report``."""
     tree = json.loads(text)
     clock, figures = max(tree["fmax"].items(), key=lambda item: item[1]["constraint"])
-    usage = {ours: tree["utilization"][theirs] for theirs, ours in _KINDS.items()}
+    usage = {ours: tree["utilization"][theirs] for theirs, ours in board.flow.kinds.items()
+             if theirs in tree["utilization"]}
     path = next((p for p in tree["critical_paths"] if clock in p["from"] and clock in p["to"]), {"path": []})
-    hops = [Hop(step["type"], str(step["to"]["cell"]), round(step["delay"], 2)) for step in path["path"]]
     return Report(board.name, {k: v["used"] for k, v in usage.items()}, {k: v["available"] for k, v in usage.items()},
-                  round(figures["achieved"], 2), round(figures["constraint"], 2), hops)
+                  round(figures["achieved"], 2), round(figures["constraint"], 2), stretches(path["path"]))
 
 
-def build(board: Board, top: UartTop, sources: dict[str, str], folder: Path, *, yosys: Run, nextpnr: Run,
-          ecppack: Run, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> Report:
-    """Write ``top.bit``, ``top.svf`` and ``report.json`` into `folder`, whole or not at all, with the build's files.
+def synthesise(files: BuildPlan, yosys: Run, folder: Path) -> None:
+    """Write a plan's files into a folder, and ``top.json``, the cells that place and route are given."""
+    for name, content in files.files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    yosys(["-q", "-l", "top.rpt", "top.ys"], folder)
 
-    The same model, configuration, seed and tools give the same bytes.
+
+def build(board: Board, files: BuildPlan, folder: Path, *, yosys: Run, nextpnr: Run, pack: Run, seed: int = 0,
+          say: Callable[[str], None] = lambda line: None) -> Report:
+    """Write the bitstream and ``report.json`` of a plan into `folder`, whole or not at all, with the build's files.
+
+    The same plan, seed and tools give the same bytes.
 
     Raises
     ------
     ValueError
         The router's result is slower than the board's clock; the report is written, the bitstream is not.
     """
-    seed = seed or board.seed
+    seed, flow = seed or board.seed, board.flow
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work = Path(temporary)
-        say("writing RTLIL and pins")
-        for name, content in plan(board, top, sources).files.items():
-            (work / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        say("Yosys: mapping to cells (6 minutes on a free core)")
-        yosys(["-q", "-l", "top.rpt", "top.ys"], work)
-        say(f"nextpnr: placing and routing, seed {seed} (10 to 20 minutes)")
-        nextpnr(["--85k", "--package", "CABGA381", "--speed", "6", "--json", "top.json", "--lpf", "top.lpf",
-                 "--textcfg", "top.config", "--seed", str(seed), "--router", "router2", "--timing-allow-fail",
-                 "--report", "nextpnr.json", "--log", "top.tim"], work)
+        say("Yosys: mapping to cells" + " (3 minutes on a free core)" * (not board.array))
+        synthesise(files, yosys, work)
+        say(f"nextpnr: placing and routing, seed {seed}" + " (8 to 12 minutes)" * (not board.array))
+        nextpnr([*board.device, "--json", flow.netlist, *flow.constraints, *flow.routed, *flow.routing, "--seed",
+                 str(seed), "--freq", f"{board.clock_mhz:g}", "--report", "nextpnr.json", "--log", "top.tim"], work)
         report = read_report(board, (work / "nextpnr.json").read_text())
         (work / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-        say("ecppack: writing the bitstream")
-        ecppack(["--input", "top.config", "--bit", "top.bit", "--svf", "top.svf"], work)
-        kept = ["report.json", "top.tim", "top.rpt", "top.lpf", "top.ys", "top.il", *sorted(sources)]
+        say(f"packing {flow.products[0]}")
+        pack([*board.packing, *flow.packing], work)
+        kept = ["report.json", "top.tim", "top.rpt", flow.pins, "top.ys", "top.il",
+                *(name for name in files.files if name.endswith(".v") and not name.startswith("top."))]
         if report.margin >= 0:
-            kept += ["top.bit", "top.svf"]
+            kept += flow.products
         for name in kept:
             shutil.move(work / name, folder / name)
     if report.margin < 0:

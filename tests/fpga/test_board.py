@@ -1,4 +1,4 @@
-"""A board's circuit: memory, tokens, serial port; and the whole top with the real model, bit by bit (slow)."""
+"""A board's circuit: memory, tokens, serial port; and what a build leaves behind."""
 
 import json
 import random
@@ -6,21 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.build.run import BuildPlan
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
-from runner import run_cocotb
 
 from wordline.compiler.model import load_model
-from wordline.compiler.transformer import compile_model
 from wordline.fpga import build
 from wordline.fpga.block_memory import BlockMemory, Layout
-from wordline.fpga.boards import BOARDS, plan
+from wordline.fpga.boards import BOARDS
 from wordline.fpga.host import BytePairs
 from wordline.fpga.uart import UartReceiver, UartTransmitter
-from wordline.rtl.config import load_config
-from wordline.sim import rtl
-from wordline.sim.functional import FunctionalMachine
-from wordline.sim.generate import Generator
 
 BOARD = BOARDS["ulx3s"]
 
@@ -38,10 +33,10 @@ def test_byte_pairs_make_the_tokenizers_tokens():
 
 
 def test_the_image_fits_its_blocks():
-    """Every byte is in the rows or in the ninth bits, and 45 blocks would not do."""
+    """Every byte is in the rows or in the ninth bits, and 22 blocks would not do."""
     layout = Layout.of(420096, 16896, 69632)
-    assert layout.blocks == 46 and layout.region == 46 * 1024
-    assert layout.size - layout.region <= layout.blocks * 1024 * 8
+    assert layout.blocks == 23 and layout.region == 23 * 2048
+    assert layout.size - layout.region <= layout.blocks * 2048 * 8
     image = np.random.default_rng(1).integers(0, 256, layout.size, dtype=np.uint8)
     words = layout.contents(image).reshape(-1, 9)
     end = layout.start + layout.region
@@ -53,8 +48,8 @@ def test_the_image_fits_its_blocks():
 
 def test_block_memory_reads_and_writes():
     rng = random.Random(4)
-    layout = Layout.of(12000, 1024, 4096)
-    assert layout.blocks == 2 and layout.region == 2048
+    layout = Layout.of(24000, 1024, 5000)
+    assert layout.blocks == 2 and layout.region == 4096
     image = np.random.default_rng(2).integers(0, 256, layout.size, dtype=np.uint8)
     dut = BlockMemory(layout, image, address_bits=16)
     model = bytearray(image.tobytes())
@@ -95,21 +90,21 @@ def test_block_memory_reads_and_writes():
 
     async def bench(ctx):
         for _ in range(60):
-            address, length = 8 * rng.randrange(1400), rng.choice([1, 2, 5, 64])
+            address, length = 8 * rng.randrange(2900), rng.choice([1, 2, 5, 64])
             await read(ctx, address, length, rng.randint(0, 1))
-            outside = rng.choice([8 * rng.randrange(128), 8 * rng.randrange(384, 1500)])
+            outside = rng.choice([8 * rng.randrange(128), 8 * rng.randrange(640, 2990)])
             await write(ctx, outside, rng.getrandbits(64), rng.getrandbits(8))
         ctx.set(dut.host.valid, 1)
-        ctx.set(dut.host.address, 5004)
+        ctx.set(dut.host.address, 9004)
         ctx.set(dut.host.word, 0xCAFE1234)
         await ctx.tick()
         ctx.set(dut.host.valid, 0)
-        model[5004:5008] = (0xCAFE1234).to_bytes(4, "little")
+        model[9004:9008] = (0xCAFE1234).to_bytes(4, "little")
         for _ in range(8):
             await ctx.tick()
         await read(ctx, 0, 200, 0)  # ninth bits and rows after all the writes
         await read(ctx, 1600, 240, 1)
-        await read(ctx, 4992, 8, 1)
+        await read(ctx, 8992, 8, 1)
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
@@ -149,11 +144,10 @@ def test_the_serial_port_talks_to_itself():
     assert bytes(got) == text
 
 
-def test_a_build_ends_in_a_bitstream_or_says_why_not(tmp_path: Path, monkeypatch):
-    class Plan:
-        files = {"top.il": "", "top.ys": "", "top.lpf": ""}
-
-    monkeypatch.setattr(build, "plan", lambda *args: Plan)
+def test_a_build_ends_in_a_bitstream_or_says_why_not(tmp_path: Path):
+    files = BuildPlan("top")
+    for name in ("top.il", "top.ys", "top.lpf"):
+        files.add_file(name, "")
     seeds = []
 
     def tools(achieved: float):
@@ -162,7 +156,8 @@ def test_a_build_ends_in_a_bitstream_or_says_why_not(tmp_path: Path, monkeypatch
             usage = {kind: {"used": 1, "available": 2}
                      for kind in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")}
             path = {"from": "posedge clk", "to": "posedge clk",
-                    "path": [{"type": "logic", "delay": 3.5, "to": {"cell": "core.vector"}}]}
+                    "path": [{"type": kind, "delay": ns, "to": {"cell": f"core.vector.sum_LUT4_Z_{i}"}}
+                             for i, (kind, ns) in enumerate([("logic", 3.5), ("routing", 1.25)])]}
             (folder / "nextpnr.json").write_text(json.dumps({
                 "fmax": {"clk": {"achieved": achieved, "constraint": 50.0}}, "utilization": usage,
                 "critical_paths": [path]}))
@@ -175,31 +170,12 @@ def test_a_build_ends_in_a_bitstream_or_says_why_not(tmp_path: Path, monkeypatch
                     (folder / name).write_text("x")
                 return ""
             return run
-        return {"yosys": touch("top.rpt"), "nextpnr": nextpnr, "ecppack": touch("top.bit", "top.svf")}
+        return {"yosys": touch("top.rpt"), "nextpnr": nextpnr, "pack": touch("top.bit", "top.svf")}
 
-    top: build.UartTop = None  # type: ignore[assignment]
-    report = build.build(BOARD, top, {}, tmp_path / "good", seed=9, **tools(60.0))
-    assert seeds == ["9"] and report.margin == pytest.approx(0.2) and report.path[0].cell == "core.vector"
+    report = build.build(BOARD, files, tmp_path / "good", seed=9, **tools(60.0))
+    assert seeds == ["9"] and report.margin == pytest.approx(0.2)
+    assert report.path == [build.Hop("core.vector.sum", 3.5, 1.25)]
     assert (tmp_path / "good" / "top.bit").exists() and json.loads((tmp_path / "good" / "report.json").read_text())
     with pytest.raises(ValueError, match=r"reaches 40.0 of 50.0 MHz"):
-        build.build(BOARD, top, {}, tmp_path / "slow", **tools(40.0))
+        build.build(BOARD, files, tmp_path / "slow", **tools(40.0))
     assert not (tmp_path / "slow" / "top.bit").exists() and (tmp_path / "slow" / "report.json").exists()
-
-
-@pytest.mark.slow
-def test_the_top_answers_as_the_functional_simulator(tmp_path: Path):
-    """The board's very top, pins and all, with the whole model: lines typed, texts read, equal to the last byte."""
-    model, config = load_model("austen"), load_config(BOARD.config)
-    lines, answers = ["It was a truth", "Emma"], []
-    for line in lines:
-        ids = model.tokenizer.encode(line).ids
-        program = compile_model(model, config, context=BOARD.context)
-        generator = Generator(model, program, ids, BOARD.context - len(ids), stop=model.config.eos)
-        tokens = generator.functional(FunctionalMachine(config), lambda tokens: None).tokens
-        answers.append(model.tokenizer.decode([int(t) for t in tokens[len(ids) :]]))
-    sources = rtl.sources(config)
-    files = plan(BOARD, build.make_top(BOARD, config, model), sources).files
-    text = [str(files["top.debug.v"]), *(str(files[name]) for name in sorted(sources)),
-            (Path(__file__).parent.parent / "cosim" / "ecp5_pins.v").read_text()]
-    run_cocotb("\n".join(text), "top", "tb_uart", tmp_path, fast=True, env={
-        "UART_DIVISOR": str(BOARD.divisor), "UART_LINES": "\n".join(lines), "UART_ANSWERS": "\0".join(answers)})
