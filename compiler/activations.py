@@ -43,25 +43,26 @@ def _silu(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[
     """x * sigmoid(x), sigmoid(x) = 1 / (1 + 2^(-x / ln 2))"""
     (y,) = places
     b.vector(len=n, **x.a, multiply=Factor.IMMEDIATE, immediate=-math.log2(math.e), function=Function.EXP2,
-             **to_x(y))
+             **to_x(y), parts=x.parts)
     b.vector(len=n, a=y, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(y))
-    b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), **last)
+    b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), parts=x.parts, **last)
 
 
 def _gelu_tanh(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[str, Any]) -> None:
     (y,) = places
-    b.vector(len=n, **x.a, multiply=Factor.B, **x.b, **to_x(y))
+    b.vector(len=n, **x.a, multiply=Factor.B, **x.b, **to_x(y), parts=x.parts)
     b.vector(len=n, a=y, multiply=Factor.IMMEDIATE, immediate=GELU_CUBIC, addend=Factor.SCALAR,
              addend_scalar=S_CONSTANT, **to_x(y))
-    b.vector(len=n, a=y, multiply=Factor.B, **x.b, function=Function.EXP2, **to_x(y))
+    b.vector(len=n, a=y, multiply=Factor.B, **x.b, function=Function.EXP2, **to_x(y), parts=x.parts)
     b.vector(len=n, a=y, addend=Factor.IMMEDIATE, immediate=1.0, function=Function.RECIP, **to_x(y))
-    b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), **last)
+    b.vector(len=n, a=y, multiply=Factor.B, **x.b, **to_x(y), parts=x.parts, **last)
 
 
 def _gelu(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[str, Any]) -> None:
     y, t, u = places
     a1, a2, a3, _, a5 = ERF_A
-    b.vector(len=n, **x.a, addend=Factor.B, **x.b, negate_addend=1, join=Join.MAX, **to_x(u))  # |x|
+    b.vector(len=n, **x.a, addend=Factor.B, **x.b, negate_addend=1, join=Join.MAX, **to_x(u),
+             parts=x.parts)  # |x|
     b.vector(len=n, a=u, multiply=Factor.IMMEDIATE, immediate=ERF_P, addend=Factor.SCALAR, addend_scalar=S_ONE,
              function=Function.RECIP, **to_x(t))
     b.vector(len=n, a=t, multiply=Factor.IMMEDIATE, immediate=a5, addend=Factor.SCALAR, addend_scalar=S_CONSTANT,
@@ -74,13 +75,13 @@ def _gelu(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[
     b.vector(len=n, a=t, multiply=Factor.IMMEDIATE, immediate=-0.5 * math.log2(math.e), function=Function.EXP2,
              **to_x(t))
     b.vector(len=n, a=y, multiply=Factor.B, b=t, **to_x(y))
-    b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(t))
+    b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(t), parts=x.parts)
     b.vector(len=n, a=t, addend=Factor.B, b=y, negate_addend=1, **to_x(y), **last)
 
 
 def _relu(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[str, Any]) -> None:
     (y,) = places
-    b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(y), **last)
+    b.vector(len=n, **x.a, addend=Factor.IMMEDIATE, immediate=0.0, join=Join.MAX, **to_x(y), parts=x.parts, **last)
 
 
 def _relu2(b: Builder, x: Vec, places: list[tuple[int, int]], n: int, last: dict[str, Any]) -> None:

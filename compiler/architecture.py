@@ -1,4 +1,4 @@
-"""What distinguishes one decoder-only transformer from another: plain fields, and the tensors that follow from them."""
+"""What distinguishes one decoder-only model from another: plain fields, and the tensors that follow from them."""
 
 import math
 from dataclasses import dataclass
@@ -18,10 +18,18 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and mathematics of a decoder-only transformer. The defaults are Llama's.
+    """Shape and mathematics of a decoder-only model. The defaults are Llama's.
 
     Parameters
     ----------
+    mixer : str
+        What brings tokens together: "attention", or "mlgru", the gated linear recurrence of MatMul-free LM (Zhu et al.,
+        arXiv 2406.02528), of which `head_dim` times `heads` is the size of the state.
+    lower_bounds : bool
+        Forget gates of "mlgru" are kept above a bound that every layer has for every channel.
+    linear_norms : bool
+        Every linear layer has an RMSNorm of its own in front, besides the layer's norms (MatMul-free LM's BitLinear);
+        those of o and down are what `sub_norms` says.
     norm : str
         "rms", or "layer": mean taken off, and a bias.
     norm_offset : float
@@ -35,7 +43,7 @@ class ModelConfig:
     qk_norm : bool
         RMSNorm of every head of queries and keys, before RoPE (Qwen3, Gemma 3).
     positions : str
-        "rope", or "learned": a row of a table is added to the embedding.
+        "rope", or "learned": a row of a table is added to the embedding; "none" with a recurrence.
     position_offset : int
         Row of position 0 in that table (OPT: 2).
     sub_norms : bool
@@ -72,6 +80,9 @@ class ModelConfig:
     rope_theta: float
     tied: bool
     eos: int = -1
+    mixer: Literal["attention", "mlgru"] = "attention"
+    lower_bounds: bool = False
+    linear_norms: bool = False
     norm: Literal["rms", "layer"] = "rms"
     norm_offset: float = 0.0
     mlp: Literal["gated", "plain"] = "gated"
@@ -80,7 +91,7 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    positions: Literal["rope", "learned"] = "rope"
+    positions: Literal["rope", "learned", "none"] = "rope"
     position_offset: int = 0
     sub_norms: bool = False
     post_norms: bool = False
@@ -98,13 +109,18 @@ class ModelConfig:
         for name in ("layers", "width", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST.get(name, 1 << 24):
-                raise ModelError(f"{where}: {name} = {value!r} is no size that a transformer has")
+                raise ModelError(f"{where}: {name} = {value!r} is no size that a model has")
         if self.heads % self.kv_heads or self.head_dim % 2:
             raise ModelError(f"{where}: {self.heads} heads of {self.head_dim} cannot share {self.kv_heads} "
                              "key-value heads")
         if not 0 < self.norm_eps < 1 or not 0 <= self.rope_theta < math.inf:
             raise ModelError(f"{where}: norm_eps = {self.norm_eps!r} and rope_theta = {self.rope_theta!r}: must be "
                              "positive numbers, the first below 1")
+        if self.mixer == "mlgru" and not (self.linear_norms and self.sub_norms and self.norm == "rms"
+                                          and self.mlp == "gated" and self.positions == "none" and not self.post_norms
+                                          and not (self.qkv_bias or self.o_bias or self.mlp_bias or self.qk_norm)):
+            raise ModelError(f"{where}: the recurrence goes with RMSNorm before every linear layer, a gated MLP, no "
+                             "positions and no biases only")
         if self.rope_local_theta < 0 or not self.rope_factor > 0 or self.sliding_window < 0:
             raise ModelError(f"{where}: rope_local_theta = {self.rope_local_theta!r}, rope_factor = "
                              f"{self.rope_factor!r} and sliding_window = {self.sliding_window!r} must be positive")
@@ -116,7 +132,7 @@ class ModelConfig:
 
     @property
     def attention(self) -> int:
-        """Channels of all heads, which o takes."""
+        """Channels of all heads, or of the recurrence's state, which o takes."""
         return self.heads * self.head_dim
 
     @property
@@ -127,6 +143,11 @@ class ModelConfig:
     def mlp_norm(self) -> str:
         """The norm before the MLP. Llama calls it what Gemma 3 calls its norm after attention."""
         return "pre_feedforward_layernorm" if self.post_norms else "post_attention_layernorm"
+
+    @property
+    def mixer_parts(self) -> tuple[str, ...]:
+        """The projections from the residual into what brings tokens together."""
+        return tuple(f"self_attn.{name}_proj" for name in ("ifg" if self.mixer == "mlgru" else "qkv"))
 
     @property
     def up_parts(self) -> tuple[str, ...]:
@@ -164,17 +185,30 @@ def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes["model.embed_positions.weight"] = (c.context + c.position_offset, c.width)
     if not c.tied:
         shapes["lm_head.weight"] = (c.vocab, c.width)
+    if c.linear_norms:
+        shapes["lm_head.norm.weight"] = (c.width,)
+    if c.lower_bounds:
+        shapes["model.lower_bounds"] = (c.layers, c.attention)
     for i in range(c.layers):
         shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer_shapes(c).items()}
     return shapes
 
 
+def lower_bounds(raw: np.ndarray) -> np.ndarray:
+    """float64[layers, channels]: below what no forget gate falls, of the stored numbers. Their softmax over the layers,
+    summed over the layers up to this one, without the first: 0 in the first layer, and growing (HGRN, Qin et al.,
+    arXiv 2311.04823)."""
+    shares = np.exp(raw.astype(np.float64) - raw.max(0))
+    shares /= shares.sum(0)
+    return np.asarray(shares.cumsum(0) - shares[0])
+
+
 def layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The tensors of a layer under the names that Hugging Face gives Llama's, Qwen's, Gemma's and BitNet's, and their
     shapes; a matrix is [N, K]."""
-    kv = c.kv_heads * c.head_dim
-    matrices = {"self_attn.q_proj": (c.attention, c.width), "self_attn.k_proj": (kv, c.width),
-                "self_attn.v_proj": (kv, c.width), "self_attn.o_proj": (c.width, c.attention)}
+    kv = c.kv_heads * c.head_dim if c.mixer == "attention" else c.attention
+    matrices = {part: (n, c.width) for part, n in zip(c.mixer_parts, (c.attention, kv, kv), strict=True)}
+    matrices |= {"self_attn.o_proj": (c.width, c.attention)}
     matrices |= dict.fromkeys(c.up_parts, (c.ffn, c.width)) | {"mlp.down_proj": (c.width, c.ffn)}
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in matrices.items()}
     for name, (n, _) in matrices.items():
@@ -189,6 +223,10 @@ def layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.bias"] = (n,)
     if c.qk_norm:
         shapes |= {"self_attn.q_norm.weight": (c.head_dim,), "self_attn.k_norm.weight": (c.head_dim,)}
+    if c.mixer == "mlgru":
+        shapes["self_attn.g_norm.weight"] = (c.attention,)
+    if c.linear_norms:
+        shapes |= {f"{part}.norm.weight": (c.width,) for part in (*c.mixer_parts, "mlp.gate_proj")}
     if c.sub_norms:
         shapes |= {"self_attn.attn_sub_norm.weight": (c.attention,), "mlp.ffn_sub_norm.weight": (c.ffn,)}
     return shapes

@@ -87,18 +87,23 @@ class Blocks:
         self.b.part = name
         self.b.stream(self.in_layer(name), *self.image.matrices[name].run())
 
-    def stream_qkv(self, layer: int = LAYER, enable: int = 0) -> None:
-        """Keys' and values' weights come first, so that the cache is written while the queries' come. Only if the
-        register `enable` is -1, or always."""
-        self.b.part = "qkv"
-        matrix = self.image.matrices["qkv"]
-        for first, tiles in self.qkv_parts().values():
+    @property
+    def first(self) -> str:
+        """A layer's first matrix."""
+        return next(iter(self.image.matrices))
+
+    def stream_first(self, layer: int = LAYER, enable: int = 0) -> None:
+        """The weights of a layer's first matrix. Keys' and values' come before queries', so that the cache is written
+        while the queries' come. Only if the register `enable` is -1, or always."""
+        self.b.part = self.first
+        matrix = self.image.matrices[self.first]
+        for first, tiles in self.qkv_parts().values() if self.first == "qkv" else [(0, matrix.tiles)]:
             runs: Operand = tiles
             if enable:
                 self.b.control(Operation.ANDI, rd=T1, ra=enable, value=tiles)
                 runs = reg(T1)
             _, beats, stride = matrix.run()
-            self.b.stream(self.in_layer("qkv", first * matrix.layout.tile_bytes, layer), runs, beats, stride)
+            self.b.stream(self.in_layer(self.first, first * matrix.layout.tile_bytes, layer), runs, beats, stride)
 
     def qkv_parts(self) -> dict[str, tuple[int, int]]:
         """First tile and tiles of each matmul of the projection, by the part of bank M that it writes; one for all if
@@ -116,9 +121,10 @@ class Blocks:
                         parts={"M": part} if part else {})
 
     def matmul(self, matrix: Matrix, *, slot: int, rows: tuple[int, int] | int, tiles: int = 0, out: int = 0,
-               parts: Parts | None = None) -> None:
-        self.b.matmul(rows=rows, act=0, tiles=tiles or matrix.tiles, out=out, out_stride=self.places.m_row,
-                      slot=slot, parts=parts, **matrix.matmul_fields())
+               act: int = 0, parts: Parts | None = None) -> None:
+        """A matmul with activations from word `act` of the activation buffer on."""
+        self.b.matmul(rows=rows, act=act * self.lanes // self.config.array.lanes, tiles=tiles or matrix.tiles, out=out,
+                      out_stride=self.places.m_row, slot=slot, parts=parts, **matrix.matmul_fields())
 
     def quantise(self, x: Vec, *, slot: int, length: object, pad: object = 0, bits: int, row: bool = True,
                  factor: float = 1.0, divide_total: bool = False, act: int = 0, array_row: int = 0,
@@ -213,6 +219,16 @@ class Blocks:
     def load_sub_norm(self, name: str, n: int) -> None:
         if self.c.sub_norms:
             self.b.load(self.in_layer(name), self.places.sub_gain, n, parts={"L": "sub"})
+
+    def load_gain(self, name: str, place: int, n: int) -> None:
+        """A vector of the layer into one of the two places for gains."""
+        self.b.load(self.in_layer(name), self.places.gains[place], n, parts={"L": f"gain{place}"})
+
+    def linear_norm(self, x: Vec, place: int) -> None:
+        """The norm that a linear layer has of its own, in place, with the gain that `load_gain` brought; largest
+        magnitude in S_SUM."""
+        if self.c.linear_norms:
+            self.rms_norm(x, x.at, self.c.width, self.places.gains[place], {"L": f"gain{place}"})
 
     def constants(self) -> None:
         """Scalars that stay, at the beginning of the program."""

@@ -55,15 +55,29 @@ class Checkpoint:
         dtype = np.float32 if part.get_dtype() in _FLOATS else np.uint8
         return np.broadcast_to(np.zeros((), dtype), part.get_shape())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def packed(self, name: str) -> bool:
+        """Whether a tensor is of bytes; KeyError if there is none of that name."""
+        return bool(self._slice(name).get_dtype() == "U8")
+
     def read(self, name: str) -> np.ndarray:
         """A tensor as float32; KeyError if there is none of that name."""
+        return self._read(name, _FLOATS).astype(np.float32, copy=False)
+
+    def read_packed(self, name: str) -> np.ndarray:
+        """A tensor of bytes as uint8."""
+        return self._read(name, ("U8",))
+
+    def _read(self, name: str, kinds: tuple[str, ...]) -> np.ndarray:
         try:
             kind = self._slice(name).get_dtype()
-            if kind not in _FLOATS:
-                raise ModelError(f"{self._files[name]}: {name} is {kind}, not one of {', '.join(_FLOATS)}")
+            if kind not in kinds:
+                raise ModelError(f"{self._files[name]}: {name} is {kind}, not one of {', '.join(kinds)}")
             if kind == "BF16":
                 importlib.import_module("ml_dtypes")  # gives numpy the type that safetensors asks it for
-            return self._open[self._files[name]].get_tensor(name).astype(np.float32, copy=False)
+            return np.asarray(self._open[self._files[name]].get_tensor(name))
         except (SafetensorError, OSError, TypeError) as error:
             raise ModelError(f"{self._files[name]}: {name} cannot be read: {error}") from None
 

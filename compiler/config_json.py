@@ -6,6 +6,7 @@ over is an error, because its effect would be missing from the result.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,9 +239,29 @@ def _opt(f: _Fields) -> dict[str, Any]:
 
 def _bitnet(f: _Fields) -> dict[str, Any]:
     f.only("attention_bias", False)
-    f.ignore("quantization_config")  # says how the file packs the ternary weights, which `load_model` does not read
+    f.ignore("quantization_config")  # says how the file holds the ternary weights (`bitlinear`)
     return _common(f, tied=False, activation=f.activation("hidden_act", "relu2")) | {
         **f.rope(5e5), "sub_norms": True}
+
+
+def _hgrn_bit(f: _Fields) -> dict[str, Any]:
+    """MatMul-free LM. Defaults are those of its own configuration class."""
+    f.only("use_short_conv", False)
+    f.only("hidden_act", "swish", "silu")
+    f.only("tie_word_embeddings", False)  # the head is ternary, the embedding is not
+    f.ignore("attn_mode", "conv_size", "conv_bias", "share_conv_kernel", "fuse_cross_entropy")
+    width, expand, ratio = f.size("hidden_size"), f.number("expand_ratio", 1), f.number("hidden_ratio", 4) or 4.0
+    heads = f.size("num_heads", 1)  # share the state, which is elementwise, and change nothing
+    if not heads or width % heads or not 0 < width * expand < 1 << 24:
+        raise ModelError(f"{f.path}: hidden_size = {width}, num_heads = {heads} and expand_ratio = {expand:g} do not "
+                         "go together")
+    state = int(width * expand)
+    return {
+        "layers": f.size("num_hidden_layers"), "width": width, "heads": 1, "kv_heads": 1, "head_dim": state,
+        "ffn": f.size("intermediate_size", None) or 256 * math.ceil(int(width * ratio * 2 / 3) / 256),
+        "vocab": f.size("vocab_size"), "context": f.size("max_position_embeddings", 2048),
+        "norm_eps": f.number("rms_norm_eps", 1e-6), "rope_theta": 0.0, "tied": False, "positions": "none",
+        "mixer": "mlgru", "linear_norms": True, "sub_norms": True, "lower_bounds": f.flag("use_lower_bound", True)}
 
 
 #: What GPT-2 and OPT have in common.
@@ -250,7 +271,7 @@ _LEARNED: dict[str, Any] = {"norm": "layer", "mlp": "plain", "qkv_bias": True, "
 ARCHITECTURES: dict[str, Callable[[_Fields], dict[str, Any]]] = {
     "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3_text": _gemma3,
     "gemma3": _gemma3_with_images, "gpt2": _gpt2,
-    "opt": _opt, "bitnet": _bitnet,
+    "opt": _opt, "bitnet": _bitnet, "hgrn_bit": _hgrn_bit,
 }
 
 

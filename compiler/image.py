@@ -1,4 +1,4 @@
-"""Where a model lies in DRAM: weights, norms and biases, position tables, KV cache, tokens and logits."""
+"""Where a model lies in DRAM: weights, norms and biases, position tables, KV cache or state, tokens and logits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig, layer_shapes, rope_frequencies
+from wordline.compiler.architecture import ModelConfig, layer_shapes, lower_bounds, rope_frequencies
 from wordline.compiler.model import Model
 from wordline.compiler.places import Sizes
 from wordline.compiler.weights import (
@@ -31,17 +31,22 @@ from wordline.rtl.layout import TileLayout, ceil_div
 
 def matrices(c: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Matrices of a layer, and the projections whose rows each takes together."""
-    return {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "o": ("self_attn.o_proj",),
-            "gate_up": c.up_parts, "down": ("mlp.down_proj",)}
+    mixer = dict(zip("ifg", ((part,) for part in c.mixer_parts), strict=True)) if c.mixer == "mlgru" else {
+        "qkv": c.mixer_parts}
+    return mixer | {"o": ("self_attn.o_proj",), "gate_up": c.up_parts, "down": ("mlp.down_proj",)}
 
 
 def norms(c: ModelConfig) -> tuple[str, ...]:
-    """RMSNorms and LayerNorms of a layer by the name of their tensor, without those of heads."""
+    """RMSNorms and LayerNorms of a layer by the name of their tensor, without those of heads' queries and keys."""
     found = ["input_layernorm", c.mlp_norm]
     if c.post_norms:
         found += ["post_attention_layernorm", "post_feedforward_layernorm"]
     if c.sub_norms:
         found += ["self_attn.attn_sub_norm", "mlp.ffn_sub_norm"]
+    if c.mixer == "mlgru":
+        found.append("self_attn.g_norm")
+    if c.linear_norms:
+        found += [f"{part}.norm" for part in (*c.mixer_parts, "mlp.gate_proj")]
     return tuple(found)
 
 
@@ -74,10 +79,12 @@ class Image:
             self.rope_address = self._rope("rope", local=False)
             if c.rope_local_theta:
                 self.rope_local_address = self._rope("rope_local", local=True)
-        else:
+        elif c.positions == "learned":
             self._positions(context)
         self._layers()
         self.norm_address = self._gain("norm", "model.norm.weight", c.width)
+        if c.linear_norms:
+            self.head_norm_address = self._gain("head norm", "lm_head.norm.weight", c.width)
         if c.norm == "layer":
             self.norm_bias_address = self._put("norm.bias", 4 * c.width, lambda: model.tensors["model.norm.bias"],
                                                dtype="float32")
@@ -118,27 +125,13 @@ class Image:
                                           shape=(context, c.width))
 
     def _layers(self) -> None:
-        c, config, a, sizes = self.c, self.config, self.config.array, self.sizes
-        kv, model = sizes.kv, self.model
+        c, config, model = self.c, self.config, self.model
+        unknown = {entry.partition("=")[0] for entry in config.types.mixed} - set(matrices(c))
+        require(not unknown, f"types.mixed: {c.name} has no matrix {', '.join(sorted(unknown))}; it has "
+                             f"{', '.join(matrices(c))}")
         body = {name: weight_type(config, config.types.of(name)) for name in matrices(c)}
         shapes = layer_shapes(c)
-        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=8,
-                              steps=sizes.key_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
-        self.sealed = replace(self.key, planes=kv.bits, channel_scales=False)
-        self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
-                                planes=kv.bits, steps=sizes.max_context // a.lanes, group_scales=False,
-                                channel_scales=False, order=CodeOrder.LANES)
-        caches = {"keys": (ceil_div(sizes.recent, a.cols) * self.key.tile_bytes, "int8"),
-                  "values": (sizes.value_dim // a.cols * self.value.tile_bytes, kv.name)}
-        if sizes.group:
-            caches |= {"staged": (4 * sizes.group * c.head_dim, "float32"),
-                       "sealed": (sizes.sealed * sizes.group // a.cols * self.sealed.tile_bytes, kv.name),
-                       "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
-        # A head's caches lie together, or but for the value scales, which all heads then have in a row.
-        scales = {"value_scales": (4 * sizes.max_context, "float32")}
-        within, behind = (caches | scales, {}) if sizes.group else (caches, scales)
-        order = [(name, h, *about) for part in (within, behind) for h in range(c.kv_heads)
-                 for name, about in part.items()]
+        order = self._caches()
         parts_of = {name: (parts, (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1]))
                     for name, parts in matrices(c).items()}
         kept = {name: pruned_groups(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
@@ -169,18 +162,49 @@ class Image:
             if c.qk_norm:
                 at("qk_norm", self._gain(f"layer{i}.qk_norm", *(f"model.layers.{i}.self_attn.{x}_norm.weight"
                                                                 for x in "qk"), 2 * c.head_dim))
+            if c.lower_bounds:
+                at("open", self._put(f"layer{i}.open", 4 * c.attention, partial(self._open, i), dtype="float32",
+                                     layout="1 - lower bound of the forget gate"))
             if c.rope_local_theta:
                 table = self.rope_local_address - self.rope_address if i in c.local_layers else 0
                 at("rope_table", self.map.put(f"layer{i}.rope_table", np.array([table], "<i4"), dtype="int32",
                                               layout="which RoPE table: bytes behind the first"))
             before = self.map.top
             for sequence in range(self.batch):
-                for name, h, size, dtype in order:
-                    which = f"{name}{h}" if sequence == 0 else f"sequence{sequence}.{name}{h}"
+                for name, size, dtype in order:
+                    which = name if sequence == 0 else f"sequence{sequence}.{name}"
                     at(which, self.map.take(f"layer{i}.{which}", size, dtype))
             self.cache_bytes = (self.map.top - before) // self.batch  # of a sequence in a layer
             if i == 0:
                 self.layer_address, self.layer_bytes = start, self.map.top - start
+
+    def _caches(self) -> list[tuple[str, int, str]]:
+        """What a layer keeps of a sequence: name, bytes and datatype, in the order in which it lies."""
+        c, config, a, sizes = self.c, self.config, self.config.array, self.sizes
+        if c.mixer == "mlgru":
+            return [("state", 4 * c.attention, "float32")]
+        kv = sizes.kv
+        self.key = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=8,
+                              steps=sizes.key_dim // a.lanes, group_scales=False, order=CodeOrder.COLUMNS)
+        self.sealed = replace(self.key, planes=kv.bits, channel_scales=False)
+        self.value = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits,
+                                planes=kv.bits, steps=sizes.max_context // a.lanes, group_scales=False,
+                                channel_scales=False, order=CodeOrder.LANES)
+        caches = {"keys": (ceil_div(sizes.recent, a.cols) * self.key.tile_bytes, "int8"),
+                  "values": (sizes.value_dim // a.cols * self.value.tile_bytes, kv.name)}
+        if sizes.group:
+            caches |= {"staged": (4 * sizes.group * c.head_dim, "float32"),
+                       "sealed": (sizes.sealed * sizes.group // a.cols * self.sealed.tile_bytes, kv.name),
+                       "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
+        # A head's caches lie together, or but for the value scales, which all heads then have in a row.
+        scales = {"value_scales": (4 * sizes.max_context, "float32")}
+        within, behind = (caches | scales, {}) if sizes.group else (caches, scales)
+        return [(f"{name}{h}", *about) for part in (within, behind) for h in range(c.kv_heads)
+                for name, about in part.items()]
+
+    def _open(self, i: int) -> np.ndarray:
+        """float32[channels]: how far a layer's forget gates can open, 1 minus their lower bound."""
+        return np.asarray(1 - lower_bounds(self.model.tensors["model.lower_bounds"])[i], np.float32)
 
     def stride(self, name: str) -> int:
         """Bytes from a head's part of the cache to the next head's."""

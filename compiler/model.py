@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from wordline.compiler.architecture import ModelConfig, ModelError, expected_shapes
+from wordline.compiler.bitlinear import TernaryCheckpoint
 from wordline.compiler.catalogue import CATALOGUE
 from wordline.compiler.checkpoint import Checkpoint
 from wordline.compiler.config_json import read_config, read_json
@@ -163,10 +164,11 @@ def load_model(name: str | Path) -> Model:
 
 
 def _load_folder(folder: Path) -> Model:
-    config, kind = read_config(folder), read_json(folder)["model_type"]
-    file = Checkpoint(folder)
-    tensors = Tensors(config, file.path, lambda key: tensor(kind, config, key, file.blank),
-                      lambda key: tensor(kind, config, key, file.read))
+    config, raw = read_config(folder), read_json(folder)
+    kind, file = raw["model_type"], Checkpoint(folder)
+    source = TernaryCheckpoint(file, kind, raw) if kind in ("bitnet", "hgrn_bit") else file
+    tensors = Tensors(config, file.path, lambda key: tensor(kind, config, key, source.blank),
+                      lambda key: tensor(kind, config, key, source.read))
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -55,6 +55,9 @@ class Places:
     qk_gain: int  # of queries, then of keys
     sub_gain: int
     post_gain: int
+    acts: tuple[int, ...]  # inputs of i, f and g
+    recurrent: int  # words of a vector of the recurrence: i, f and g in bank M, three places from `work` on in bank X
+    gains: tuple[int, int]  # the recurrence's vectors and the norms before linear layers come through these in turn
     channels: tuple[int, int]  # the channels' scales of sealed keys
     seal_tokens: int  # whose keys are on the chip at a time when a group is sealed
     chunk: int  # tiles of the output head at a time
@@ -79,15 +82,20 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
     CompileError
         It does not; the message names the field.
     """
-    a, t, lanes = config.array, config.types, config.vector.lanes
+    a, t, lanes, recurrent = config.array, config.types, config.vector.lanes, c.mixer == "mlgru"
     require(1 <= context <= c.context, f"context = {context}: the model was trained for 1 to {c.context} positions")
     require(not c.sliding_window or context <= c.sliding_window,
             f"{c.name}: context = {context} is above its sliding_window = {c.sliding_window}, which is not "
             "supported: choose a context within the window, where it changes nothing")
     require(t.acts <= a.act_bits, f"types.acts = {t.acts} does not fit array.act_bits = {a.act_bits}")
     head = ("head_dim / 2", c.head_dim // 2) if c.positions == "rope" else ("head_dim", c.head_dim)
+    if recurrent:
+        head = ("the state", c.attention)
     for what, size in (("width", c.width), head, ("ffn", c.ffn)):
         require(size % lanes == 0, f"{c.name}: {what} = {size} is not a multiple of vector.lanes = {lanes}")
+    if recurrent:
+        require(4 * c.attention < 1 << 16, f"{c.name}: a state of {c.attention} numbers is longer than 65535 bytes")
+        return Sizes(max_context=context, key_dim=0, value_dim=0, kv=weight_type(config, "int8"), group=0, sealed=0)
     whole = max(a.lanes, a.cols)
     weight_type(config, "int8")  # of keys
     group = 0 if t.kv == "int8" or context <= t.kv_group else t.kv_group
@@ -117,6 +125,8 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     CompileError
         A memory is too small; the message names it and the size it must have.
     """
+    if c.mixer == "mlgru":
+        return _place_recurrence(c, config, context, batch)
     v, rows, memory, align = config.vector.lanes, config.array.rows, config.memory, max(ALIGNMENT, config.beat_bytes)
 
     def words(elements: int) -> int:
@@ -195,21 +205,56 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
             f"types.kv_group = {sizes.group}")
     require(seal * c.head_dim < 1 << 16, f"{c.name}: keys of types.kv_group = {seal} tokens are {seal * c.head_dim} "
                                          "numbers, at most 65535 are possible")
-    # The output head, in parts that banks M and S hold.
-    per_tile = config.array.cols // v
-    chunk = min(ceil_div(c.vocab, config.array.cols),
-                (m_row if batch > 1 else memory.matmul_floats // v) // per_tile,
-                memory.store_floats // v // per_tile)
     codes = store_words + (words(c.head_dim) if sizes.group else 0)
     floats = {"vector_floats": max(rows * x_row * v, (seal + 2) * c.head_dim if seal else 0),
               "matmul_floats": rows * m_row * v, "load_floats": max(top * v, seal * c.head_dim),
               "store_floats": max(codes * v, config.array.cols * config.array.lanes if seal else 0),
               "act_elements": max(c.width, c.ffn, c.attention)}
+    _require_memories(c, config, context, floats)
+    return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
+                  query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
+                  rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
+                  chunk=_head_chunk(c, config, m_row, batch), together=together, acts=(), recurrent=0, gains=(0, 0),
+                  **at)
+
+
+def _head_chunk(c: ModelConfig, config: Config, m_row: int, batch: int) -> int:
+    """The output head goes in parts that banks M and S hold: tiles of each."""
+    v, memory = config.vector.lanes, config.memory
+    per_tile = config.array.cols // v
+    return min(ceil_div(c.vocab, config.array.cols),
+               (m_row if batch > 1 else memory.matmul_floats // v) // per_tile,
+               memory.store_floats // v // per_tile)
+
+
+def _require_memories(c: ModelConfig, config: Config, context: int, floats: dict[str, int]) -> None:
+    """Every memory has the elements that it needs, or an error names those that must grow."""
+    memory = config.memory
     small = {name: 1 << (size - 1).bit_length() for name, size in floats.items() if size > getattr(memory, name)}
     require(not small, f"{c.name} with context {context} needs " + ", ".join(
         f"memory.{name} = {size}, the configuration has {getattr(memory, name)}" for name, size in small.items())
         + "; the smallest change that fits: " + " ".join(f"--set memory.{name}={size}" for name, size in small.items()))
-    return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
-                  query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
-                  rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
-                  chunk=chunk, together=together, **at)
+
+
+def _place_recurrence(c: ModelConfig, config: Config, context: int, batch: int) -> Places:
+    """Places of a model with a recurrence instead of attention. Only a few of its many vectors are on the chip at a
+    time: they come through two places in bank L, of which the first is also where an embedding row is."""
+    v, rows, memory, a = config.vector.lanes, config.array.rows, config.memory, config.array
+    width, ffn, recurrent = c.width // v, c.ffn // v, max(c.width, c.attention) // v
+    hidden = len(c.up_parts) * ffn
+    x_row = width + max(3 * recurrent, ffn * SCRATCH.get(c.activation, 1))
+    m_row = max(2 * recurrent + ceil_div(c.attention, a.cols) * a.cols // v, hidden, width)
+    act = ceil_div(c.width, a.lanes) * a.lanes  # inputs of a matrix are whole steps
+    acts = tuple(i * act // v for i in range(3 if 3 * act <= memory.act_elements else 1))
+    gamma, sub_gain = recurrent, 2 * recurrent + width
+    top = sub_gain + max(c.attention, c.ffn) // v
+    _require_memories(c, config, context, {
+        "vector_floats": rows * x_row * v, "matmul_floats": rows * m_row * v, "load_floats": top * v,
+        "store_floats": 2 * v, "act_elements": max(act, c.ffn, c.attention)})
+    none = (0, 0)
+    return Places(x=0, work=width, qk=0, biased=0, x_row=x_row, scores=none, heads=0, m_row=m_row, query=none,
+                  probabilities=none, folded=none, shift=0, gamma=gamma, vscale=none, rope=0, rope_row=0, bias=0,
+                  qk_gain=0, sub_gain=sub_gain, post_gain=0, acts=acts, recurrent=recurrent,
+                  gains=(0, gamma + width), channels=none, seal_tokens=0,
+                  chunk=_head_chunk(c, config, m_row, batch), together=False)
+

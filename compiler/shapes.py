@@ -23,6 +23,10 @@ _GPT2 = ModelConfig(  # openai-community/gpt2
     name="gpt2", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, ffn=3072, vocab=50257, context=1024,
     norm_eps=1e-5, rope_theta=0.0, tied=True, norm="layer", mlp="plain", activation="gelu_tanh", qkv_bias=True,
     o_bias=True, mlp_bias=True, positions="learned")
+_MMFREE = ModelConfig(  # layers and width: the repository's README; the rest: the defaults of its HGRNBitConfig
+    name="mmfreelm-370m", layers=24, width=1024, heads=1, kv_heads=1, head_dim=1024, ffn=2816, vocab=32000,
+    context=2048, norm_eps=1e-6, rope_theta=0.0, tied=False, mixer="mlgru", positions="none", linear_norms=True,
+    sub_norms=True, lower_bounds=True)
 
 #: Models by name.
 SHAPES: dict[str, ModelConfig] = {c.name: c for c in (
@@ -60,6 +64,10 @@ SHAPES: dict[str, ModelConfig] = {c.name: c for c in (
     # microsoft/bitnet-b1.58-2B-4T; for types.weights=ternary
     replace(_LLAMA2, name="bitnet-2b4t", layers=30, width=2560, heads=20, kv_heads=5, ffn=6912, vocab=128256,
             rope_theta=5e5, tied=True, activation="relu2", sub_norms=True),
+    # ridger/MMfreeLM-370M, 1.3B, 2.7B: MatMul-free LM, also for types.weights=ternary
+    _MMFREE,
+    replace(_MMFREE, name="mmfreelm-1.3b", width=2048, head_dim=2048, ffn=5632),
+    replace(_MMFREE, name="mmfreelm-2.7b", layers=32, width=2560, head_dim=2560, ffn=6912),
 )}
 
 

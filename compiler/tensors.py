@@ -1,19 +1,14 @@
 """The tensors of a checkpoint under the names of `architecture.expected_shapes`, and as [N, K].
 
 Llama's descendants share its names. GPT-2 has its own, keeps matrices as [K, N] (Conv1D), and query, key and value
-as one; OPT has its own names.
+as one; OPT has its own names; MatMul-free LM too, with gate and up as one.
 """
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig, ModelError
-
-#: model_type -> why its weights cannot be read; of the others, they can.
-UNREADABLE = {
-    "bitnet": "its weights are ternary, packed in bytes or to be rounded by a rule of their own, which is not read yet",
-}
+from wordline.compiler.architecture import ModelConfig
 
 #: Reads one tensor by the name it has in the file; KeyError if it is not there.
 Reader = Callable[[str], np.ndarray]
@@ -29,6 +24,13 @@ _OPT = {
     "input_layernorm": "self_attn_layer_norm", "post_attention_layernorm": "final_layer_norm",
     "self_attn.o_proj": "self_attn.out_proj", "mlp.up_proj": "fc1", "mlp.down_proj": "fc2",
 }
+
+
+_HGRN_BIT = {
+    "model.embed_tokens": "model.embeddings", "input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm",
+    "self_attn.attn_sub_norm": "attn.o_proj.norm", "mlp.ffn_sub_norm": "mlp.down_proj.norm",
+    "mlp.up_proj": "mlp.gate_proj", "self_attn.g_norm": "attn.g_norm",
+} | {f"self_attn.{name}_proj{norm}": f"attn.{name}_proj{norm}" for name in "ifgo" for norm in ("", ".norm")}
 
 
 def _split(name: str) -> tuple[int, str, str]:
@@ -74,6 +76,16 @@ def _opt(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
     return _first(read, _renamed(name, _OPT, "layers"), ("model.decoder.", "decoder."))
 
 
+def _hgrn_bit(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
+    if name == "model.lower_bounds":
+        return read(name)
+    tensor = read(_renamed(name, _HGRN_BIT, "model.layers"))
+    _, module, _ = _split(name)
+    if module in ("mlp.gate_proj", "mlp.up_proj") and tensor.shape[0] == 2 * c.ffn:
+        return tensor[: c.ffn] if module == "mlp.gate_proj" else tensor[c.ffn :]
+    return tensor
+
+
 def _gemma3_with_images(c: ModelConfig, name: str, read: Reader) -> np.ndarray:
     """The text model of a multimodal file, as saved before and since transformers 5."""
     try:
@@ -89,11 +101,6 @@ def tensor(model_type: str, c: ModelConfig, name: str, read: Reader) -> np.ndarr
     ------
     KeyError
         The file has no such tensor.
-    ModelError
-        The weights of this architecture cannot be read.
     """
-    if model_type in UNREADABLE:
-        raise ModelError(f"{c.name}: weights of model_type {model_type!r} are not supported: {UNREADABLE[model_type]}; "
-                         "its shape can be compiled and timed")
-    special = {"gpt2": _gpt2, "opt": _opt, "gemma3": _gemma3_with_images}.get(model_type)
+    special = {"gpt2": _gpt2, "opt": _opt, "gemma3": _gemma3_with_images, "hgrn_bit": _hgrn_bit}.get(model_type)
     return special(c, name, read) if special else read(name)

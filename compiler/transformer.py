@@ -1,10 +1,11 @@
-"""From a decoder-only transformer to a Program: one program for every position and length.
+"""From a decoder-only model to a Program: one program for every position and length.
 
 Tokens go through the layers `array.rows` at a time while they come from the prompt, then one by one. What a step needs
 to know is in registers: its position, the number of its tokens, and the sizes of the key and value cache that follow.
 The heads of a layer are unrolled; layers, tokens of a step and steps are loops.
 
 Here is the order of things; `attention.py` has the attention, `sealing.py` what becomes of a full group of keys,
+`mlgru.py` the recurrence that some models have instead,
 `blocks.py` norms, biases and residuals, `activations.py` the activation functions, `places.py` the places on the chip,
 `image.py` those in DRAM, `architecture.py` what a model may be.
 """
@@ -16,6 +17,7 @@ from wordline.compiler.asm import to_array
 from wordline.compiler.attention import Attention
 from wordline.compiler.builder import reg
 from wordline.compiler.image import Image
+from wordline.compiler.mlgru import Recurrence
 from wordline.compiler.model import Model
 from wordline.compiler.operands import (
     ABSMAX,
@@ -50,7 +52,7 @@ from wordline.rtl.config import Config
 from wordline.rtl.isa import Destination, Factor, LoadFormat, Operation, Reduction, SourceA, SourceB
 
 
-class TransformerCompiler(Attention, Sealing):
+class TransformerCompiler(Attention, Recurrence, Sealing):
     """Compiles one model for one configuration."""
 
     def __init__(self, model: Model, config: Config, *, context: int = 0, keep_logits: bool = True, batch: int = 1,
@@ -68,6 +70,8 @@ class TransformerCompiler(Attention, Sealing):
         b, c, image = self.b, self.c, self.image
         self.constants()
         b.set(POSITION, 0, START)
+        if c.mixer == "mlgru":
+            self.clear_state("step")
         b.label("step")
         if image.sizes.group:
             self.seal()
@@ -76,7 +80,7 @@ class TransformerCompiler(Attention, Sealing):
         b.part = "embedding"
         self._embed()
         b.set(LAYER, 0)
-        self.stream_qkv()
+        self.stream_first()
         if self.batch > 1:
             self._layers("layers")
             b.label("logits")
@@ -127,10 +131,13 @@ class TransformerCompiler(Attention, Sealing):
         waits for all that came before it: row registers are 0 there."""
         b, c, image = self.b, self.c, self.image
         self.looped = label == "layers"
-        b.part = "qkv"
+        b.part = self.first
         self.load_norm("input_layernorm")
         b.label(label)
-        self.attention()
+        if c.mixer == "mlgru":
+            self.recurrence()
+        else:
+            self.attention()
         self._mlp()
         b.part = "step"
         b.set(LAYER, image.layer_bytes, LAYER)
@@ -158,6 +165,8 @@ class TransformerCompiler(Attention, Sealing):
                 b.set(T1, group, T1)
                 b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
             b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
+        if self.c.mixer != "attention":
+            return
         if group:
             b.set(T1, -1, CONTEXT)
             b.control(Operation.ANDI, rd=T1, ra=T1, value=group - 1)
@@ -191,7 +200,7 @@ class TransformerCompiler(Attention, Sealing):
                 b.load(reg(T1, image.position_address), p.gamma, c.width)
                 b.vector(len=c.width, a=reg(ROW_X, p.x), addend=Factor.B, b=p.gamma, b_source=SourceB.L,
                          destination=Destination.X, dst=reg(ROW_X, p.x))
-            elif not c.rope_local_theta:  # else every layer loads its own
+            elif c.positions == "rope" and not c.rope_local_theta:  # else every layer loads its own
                 b.control(Operation.MULI, rd=T1, ra=T1, value=4 * c.head_dim)
                 self.rope_words(T2)
                 b.load(reg(T1, image.rope_address), reg(T2, p.rope), c.head_dim)
@@ -202,12 +211,15 @@ class TransformerCompiler(Attention, Sealing):
         self.load_norm(c.mlp_norm)
         self.load_bias(c.o_bias, "o", c.width)
         self.load_post_norm("post_attention_layernorm")
+        if c.linear_norms:
+            self.load_gain("mlp.gate_proj.norm", 0, c.width)
         if not p.together:
             self.stream("gate_up")
         work = Vec(SourceA.X, reg(ROW_X, p.work))
         with self.rows("norm2", act=True):
             self.residual(bias=c.o_bias)
             self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), work.at)
+            self.linear_norm(work, 0)
             self.quantise(work, slot=0, length=c.width, bits=t.acts)
         hidden = c.ffn * len(c.up_parts)
         self.load_bias(c.mlp_bias, "gate_up", hidden)
@@ -231,7 +243,7 @@ class TransformerCompiler(Attention, Sealing):
         self.load_bias(c.mlp_bias, "down", c.width)
         self.load_post_norm("post_feedforward_layernorm")
         self.matmul(matrices["down"], slot=0, rows=reg(TOKENS))
-        b.part = "qkv"
+        b.part = self.first
         # The next layer's first weights come while this layer ends; behind the last layer, none.
         b.set(T1, -(c.layers - 1) * self.image.layer_bytes, LAYER)
         b.control(Operation.SHR, rd=T1, ra=T1, value=31)
@@ -239,23 +251,31 @@ class TransformerCompiler(Attention, Sealing):
         b.control(Operation.ANDI, rd=T1, ra=T2, value=self.image.layer_bytes)
         b.control(Operation.ADD, rd=ROW, ra=T1, rb=LAYER)
         self.load_norm("input_layernorm", ROW)
-        self.stream_qkv(ROW, T2)
+        self.stream_first(ROW, T2)
         b.set(ROW, 0)
         b.part = "down"
         with self.rows("residual2"):
             self.residual(bias=c.mlp_bias)
 
+    def _load_last_norm(self) -> None:
+        """The norm before the output head, and the head's own if it has one."""
+        b, c, p, image = self.b, self.c, self.places, self.image
+        b.load(image.norm_address, p.gamma, c.width)
+        if c.norm == "layer":
+            b.load(image.norm_bias_address, p.shift, c.width, parts={"L": "shift"})
+        if c.linear_norms:
+            b.load(image.head_norm_address, p.gains[0], c.width, parts={"L": "gain0"})
+
     def _next_token(self) -> None:
         """Logits of the step's last token, and their argmax as the next token."""
         b, c, p, t, image = self.b, self.c, self.places, self.config.types, self.image
         cols, v, head = self.config.array.cols, self.lanes, image.head
-        b.load(image.norm_address, p.gamma, c.width)
-        if c.norm == "layer":
-            b.load(image.norm_bias_address, p.shift, c.width, parts={"L": "shift"})
+        self._load_last_norm()
         b.set(ROW, -1, TOKENS)
         b.control(Operation.MULI, rd=ROW_X, ra=ROW, value=p.x_row)
         work = Vec(SourceA.X, reg(ROW_X, p.work))
         self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), work.at)
+        self.linear_norm(work, 0)
         self.quantise(work, slot=0, length=c.width, bits=t.acts, row=False)
         if self.keep_logits:
             self._logit_row()
@@ -278,12 +298,11 @@ class TransformerCompiler(Attention, Sealing):
         prompt; a longer one keeps its tokens."""
         b, c, p, t, image = self.b, self.c, self.places, self.config.types, self.image
         cols, v, head = self.config.array.cols, self.lanes, image.head
-        b.load(image.norm_address, p.gamma, c.width)
-        if c.norm == "layer":
-            b.load(image.norm_bias_address, p.shift, c.width, parts={"L": "shift"})
+        self._load_last_norm()
         work, best, token = (Vec(SourceA.X, reg(ROW_X, p.work + i)) for i in range(3))
         with self.rows("head", act=True):
             self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), work.at)
+            self.linear_norm(work, 0)
             self.quantise(work, slot=0, length=c.width, bits=t.acts)
         beats = head.layout.tile_beats
 
@@ -342,7 +361,7 @@ class TransformerCompiler(Attention, Sealing):
 
 def compile_model(model: Model, config: Config, *, context: int = 0, keep_logits: bool = True,
                   batch: int = 1) -> Program:
-    """Compile a decoder-only transformer.
+    """Compile a decoder-only model.
 
     Parameters
     ----------

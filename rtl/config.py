@@ -204,8 +204,9 @@ class DramConfig:
         _check(1 <= self.latency <= 1000, "dram.latency", self.latency, "1 to 1000 cycles")
 
 
-#: The matrices of a layer: queries, keys and values; output of attention; gate and up; down.
-LAYER_MATRICES = ("qkv", "o", "gate_up", "down")
+#: The matrices of a layer: queries, keys and values; output of attention; gate and up; down. With a recurrence instead
+#: of attention its input, forget gate and output gate come in the place of the first.
+LAYER_MATRICES = ("qkv", "o", "gate_up", "down", "i", "f", "g")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +214,7 @@ class TypesConfig:
     """What the compiler makes of a model: datatypes of weights, activations and KV cache.
 
     `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head; `mixed` names
-    those of some of the layers' matrices, as "down=int6" (of qkv, o, gate_up, down). With a KV
+    those of some of the layers' matrices, as "down=int6" (of qkv, o, gate_up, down; i, f, g). With a KV
     cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens.
     Of the groups of the layers' matrices the share `keep` is kept, the rest pruned (`wordline.pe.prune`);
     `keep_channels` neighbouring channels keep the same, and of every `keep_window` groups the same number (0: of a

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wordline.compiler.architecture import expected_shapes
+from wordline.compiler.architecture import expected_shapes, layer_shapes
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model, ModelConfig, ModelError
 from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, WeightType
@@ -94,8 +94,9 @@ class Cost:
 
 def matrix_shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
     """[N, K] of the matrices of a layer."""
-    found = [(c.qkv, c.width), (c.width, c.attention), (len(c.up_parts) * c.ffn, c.width), (c.width, c.ffn)]
-    return dict(zip(matrices(c), found, strict=True))
+    shapes = layer_shapes(c)
+    found = {name: [shapes[f"{part}.weight"] for part in parts] for name, parts in matrices(c).items()}
+    return {name: (sum(n for n, _ in parts), parts[0][1]) for name, parts in found.items()}
 
 
 def cost(model: Model, setting: Setting, context: int) -> Cost:
@@ -108,6 +109,8 @@ def cost(model: Model, setting: Setting, context: int) -> Cost:
     head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size, setting.scale_bits)
     key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
     cache = c.layers * c.kv_heads * context * (2 * c.head_dim * setting.kv + key_scales + 32)
+    if c.mixer == "mlgru":
+        cache = c.layers * c.attention * 32  # the state, read; it is written as well, as keys and values are
     return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)
 
 

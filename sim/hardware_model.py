@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from wordline.compiler import activations
+from wordline.compiler.architecture import lower_bounds
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
 from wordline.compiler.weights import quantised
@@ -131,9 +132,13 @@ class HardwareModel:
             x = ref.add(x, table[c.position_offset : c.position_offset + len(ids)])
         for i, layer in enumerate(self.layers):
             at = f"model.layers.{i}."
-            y = self._attention(self._norm(x, f"{at}input_layernorm"), i)
+            mix = self._recurrence if c.mixer == "mlgru" else self._attention
+            y = mix(self._norm(x, f"{at}input_layernorm"), i)
             x = ref.add(x, self._rms(y, f"{at}post_attention_layernorm") if c.post_norms else y)
-            y = layer["gate_up"](self._norm(x, f"{at}{c.mlp_norm}"), acts)
+            y = self._norm(x, f"{at}{c.mlp_norm}")
+            if c.linear_norms:
+                y = self._rms(y, f"{at}mlp.gate_proj.norm")
+            y = layer["gate_up"](y, acts)
             if c.mlp == "gated":
                 gate, up = np.split(y, 2, 1)
                 y = ref.mul(activation(c.activation, gate), up)
@@ -143,7 +148,8 @@ class HardwareModel:
                 y = self._rms(y, f"{at}mlp.ffn_sub_norm")
             y = layer["down"](y, acts)
             x = ref.add(x, self._rms(y, f"{at}post_feedforward_layernorm") if c.post_norms else y)
-        return self.head(self._norm(x, "model.norm"), acts)
+        x = self._norm(x, "model.norm")
+        return self.head(self._rms(x, "lm_head.norm") if c.linear_norms else x, acts)
 
     def _gain(self, name: str) -> np.ndarray:
         weights = self.model.tensors[f"{name}.weight"]
@@ -191,6 +197,24 @@ class HardwareModel:
         if c.sub_norms:
             y = self._rms(y, f"{at}attn_sub_norm")
         return self.layers[i]["o"](y, acts)
+
+    def _recurrence(self, h: np.ndarray, i: int) -> np.ndarray:
+        """float32[T, width]: what `compiler.mlgru` gives, of a layer's normed input."""
+        c, at = self.c, f"model.layers.{i}.self_attn."
+        x = self._scaled(h)
+        source, forget, gate = (self.layers[i][name](ref.mul(x, self._gain(f"{at}{name}_proj.norm")), self.types.acts)
+                                for name in "ifg")
+        new = activation("silu", source)
+        shut = ref.recip(ref.add(ref.exp2(ref.mul(forget, F(math.log2(math.e)))), F(1)))  # 1 - f
+        if c.lower_bounds:
+            bounds = lower_bounds(self.model.tensors["model.lower_bounds"])
+            shut = ref.mul(shut, np.asarray(1 - bounds[i], F))
+        new, kept = ref.mul(new, shut), ref.add(-shut, F(1))
+        states = np.zeros_like(new)
+        for t in range(len(h)):
+            states[t] = ref.add(new[t], ref.mul(kept[t], states[t - 1] if t else np.zeros_like(new[0])))
+        y = ref.mul(self._rms(gate, f"{at}g_norm"), activation("silu", states))
+        return self.layers[i]["o"](self._rms(y, f"{at}attn_sub_norm"), self.types.acts)
 
     def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray) -> np.ndarray:
         """float32[T, head_dim]. Rows go some at a time, with the keys that the last of them sees."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wordline.compiler.architecture import ModelConfig, rope_frequencies
+from wordline.compiler.architecture import ModelConfig, lower_bounds, rope_frequencies
 from wordline.compiler.model import Model
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -85,9 +85,31 @@ class _Reference:
             y = self.rms(y, f"{at}attn_sub_norm")
         return self.linear(y, f"{at}o_proj")
 
+    def recurrence(self, h: np.ndarray, i: int) -> np.ndarray:
+        """float64[n, width]: what the recurrence of MatMul-free LM adds, of a layer's normed input."""
+        c, at = self.c, f"model.layers.{i}.self_attn."
+        source, forget, gate = (self.bitlinear(h, f"{at}{name}_proj") for name in "ifg")
+        with np.errstate(over="ignore"):
+            forget = 1 / (1 + np.exp(-forget))
+        if c.lower_bounds:
+            bound = lower_bounds(self.tensor("model.lower_bounds"))[i]
+            forget = bound + (1 - bound) * forget
+        state, states = np.zeros(c.attention), []
+        for f, x in zip(forget, activation("silu", source), strict=True):
+            state = f * state + (1 - f) * x
+            states.append(state)
+        y = self.rms(gate, f"{at}g_norm") * activation("silu", np.array(states))
+        return self.linear(self.rms(y, f"{at}attn_sub_norm"), f"{at}o_proj")
+
+    def bitlinear(self, x: np.ndarray, name: str) -> np.ndarray:
+        """A linear layer behind the norm that it has of its own, if the model's have."""
+        return self.linear(self.rms(x, f"{name}.norm") if self.c.linear_norms else x, name)
+
     def mlp(self, h: np.ndarray, i: int) -> np.ndarray:
         """float64[n, width]: what a layer's MLP adds, of its normed input."""
         c, at = self.c, f"model.layers.{i}.mlp."
+        if c.linear_norms:  # one for both
+            h = self.rms(h, f"{at}gate_proj.norm")
         if c.mlp == "gated":
             y = activation(c.activation, self.linear(h, f"{at}gate_proj")) * self.linear(h, f"{at}up_proj")
         else:
@@ -98,7 +120,8 @@ class _Reference:
 
     def layer(self, x: np.ndarray, i: int) -> np.ndarray:
         c, at = self.c, f"model.layers.{i}."
-        y = self.attention(self.norm(x, f"{at}input_layernorm"), i)
+        mix = self.recurrence if c.mixer == "mlgru" else self.attention
+        y = mix(self.norm(x, f"{at}input_layernorm"), i)
         x = x + (self.norm(y, f"{at}post_attention_layernorm") if c.post_norms else y)
         y = self.mlp(self.norm(x, f"{at}{c.mlp_norm}"), i)
         return x + (self.norm(y, f"{at}post_feedforward_layernorm") if c.post_norms else y)
@@ -119,4 +142,6 @@ def float_logits(model: Model, ids: np.ndarray, *, observe: Callable[[str, np.nd
     for i in range(c.layers):
         x = reference.layer(x, i)
     x = reference.norm(x, "model.norm")
+    if c.linear_norms:
+        x = reference.rms(x, "lm_head.norm")
     return x @ model.head.T.astype(np.float64) if head else x

@@ -16,7 +16,7 @@ from wordline.compiler.transformer import TransformerCompiler
 from wordline.compiler.weights import CompileError
 from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, AuxKind
 from wordline.rtl.column import ColumnPlan
-from wordline.rtl.config import Config
+from wordline.rtl.config import LAYER_MATRICES, Config
 from wordline.rtl.isa import CodeOrder, Unit
 from wordline.rtl.trits import PER_BYTE
 from wordline.sim import cycles
@@ -25,7 +25,6 @@ from wordline.sim.events import part_names
 
 NO_END = -1
 #: Parts of a program that are projections and MLP.
-GEMMS = ("qkv", "o", "gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Timer:
 
     def _gemm_slots(self, r: cycles.CyclesResult) -> float:
         activity, spans = r.activity[:-1], r.spans[:-1]  # without the boot's load
-        gemm = np.isin(part_names(self.program), GEMMS) & (activity["steps"] > 0)
+        gemm = np.isin(part_names(self.program), LAYER_MATRICES) & (activity["steps"] > 0)
         interval = ColumnPlan(self.config).timing(WEIGHT_TYPES[self.config.types.weights].kind).interval
         row_steps, span = activity["row_steps"][gemm].sum(), spans[gemm].sum()
         return float(row_steps * interval / self.config.array.rows / span)

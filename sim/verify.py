@@ -155,10 +155,15 @@ def random_transformer(rng: random.Random, config: Config) -> dict[str, Any]:
     step = max(config.array.lanes, config.array.cols, 2 * config.vector.lanes)
     kv = rng.choice(["int8", *(name for name in ("int4", "int2") if name in config.array.weights)])
     longest = 6 if kv == "int8" else 3 * config.array.cols
-    return {"kv": kv, "layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4),
+    shape = {"kv": kv, "layers": rng.randint(1, 2), "width": 16 * rng.randint(1, 4),
             "heads": kv_heads * rng.randint(1, 2), "kv_heads": kv_heads, "head_dim": step * rng.randint(1, 2),
             "ffn": 16 * rng.randint(1, 6), "vocab": rng.randint(9, 70), "tied": rng.random() < 0.5,
             "prompt": rng.randint(1, longest), "tokens": rng.randint(1, 3)}
+    if rng.random() < 0.25:  # a recurrence instead of attention
+        shape |= {"kv": "int8", "heads": 1, "kv_heads": 1, "head_dim": 16 * rng.randint(1, 4), "tied": False,
+                  "mixer": "mlgru", "positions": "none", "linear_norms": True, "sub_norms": True,
+                  "lower_bounds": rng.random() < 0.5}
+    return shape
 
 
 def transformer(case: Case) -> tuple[Model, list[int], int]:

@@ -64,6 +64,12 @@ PUBLISHED: dict[str, dict[str, object]] = {
         "num_key_value_heads": 5, "intermediate_size": 6912, "vocab_size": 128256, "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "hidden_act": "relu2", "tie_word_embeddings": True,
         "quantization_config": {"quant_method": "bitnet"}},
+    "mmfreelm-370m": {
+        "model_type": "hgrn_bit", "hidden_size": 1024, "num_hidden_layers": 24, "num_heads": 1, "expand_ratio": 1,
+        "hidden_ratio": 4, "intermediate_size": None, "hidden_act": "swish", "attn_mode": "fused_recurrent",
+        "use_short_conv": False, "conv_size": 4, "share_conv_kernel": True, "use_lower_bound": True,
+        "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        "fuse_cross_entropy": False},
 }
 
 
@@ -245,10 +251,3 @@ def test_integers_are_no_weights(tmp_path):
               tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="is uint8 of shape"):
         load_model(tmp_path)
-
-
-def test_bitnet_is_a_shape_only(tmp_path):
-    c = load_shape(write(tmp_path, PUBLISHED["bitnet-2b4t"])).config
-    assert c.sub_norms
-    with pytest.raises(ModelError, match="weights of model_type 'bitnet' are not supported"):
-        load_model(_checkpoint(tmp_path, PUBLISHED["bitnet-2b4t"], {"x": np.zeros(1, np.float32)}))

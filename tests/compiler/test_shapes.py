@@ -16,10 +16,12 @@ PUBLISHED = {
     "llama-2-7b": 6738, "llama-2-13b": 13016, "llama-3-8b": 8030, "mistral-7b": 7242, "tinyllama-1.1b": 1100,
     "smollm2-135m": 135, "qwen2.5-0.5b": 494, "qwen3-0.6b": 596, "gemma-3-270m": 268, "gpt2": 124, "gpt2-medium": 355,
     "gpt2-large": 774, "gpt2-xl": 1558, "gpt3-xl": 1300, "opt-6.7b": 6700, "bitnet-2b4t": 2400,
+    "mmfreelm-370m": 370, "mmfreelm-1.3b": 1360, "mmfreelm-2.7b": 2700,
 }
 #: What a model needs besides configs/kv260.toml.
 NEEDS = {"opt-6.7b": ["memory.vector_floats=131072", "memory.load_floats=32768"],
          "bitnet-2b4t": ["types.weights=ternary", 'array.weights=["int8", "ternary"]']}
+NEEDS |= {name: NEEDS["bitnet-2b4t"] for name in SHAPES if name.startswith("mmfreelm")}
 
 
 def test_parameters_are_the_published_ones():
@@ -32,7 +34,7 @@ def test_parameters_are_the_published_ones():
 def test_every_model_compiles(name):
     program = compile_model(load_shape(name), load_config("kv260", NEEDS.get(name, [])), context=128, keep_logits=False)
     # The weights at their bits, scales and all, and little else.
-    bits = 1.6 if name == "bitnet-2b4t" else 4
+    bits = 1.6 if any("ternary" in setting for setting in NEEDS.get(name, [])) else 4
     head = SHAPES[name].parameters + (SHAPES[name].tied * SHAPES[name].vocab * SHAPES[name].width)
     assert 1 < program.memory_size / (head * bits / 8) < 3
 

@@ -16,6 +16,9 @@ LLAMA = ModelConfig(name="llama", layers=2, width=64, heads=4, kv_heads=2, head_
                     norm_eps=1e-5, rope_theta=1e4, tied=False)
 _LEARNED = replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", qkv_bias=True, o_bias=True, mlp_bias=True,
                    positions="learned", tied=True)
+# The bounds of two layers are 0 and a half on the average.
+MLGRU = replace(LLAMA, name="mlgru", mixer="mlgru", positions="none", linear_norms=True, sub_norms=True,
+                lower_bounds=True, heads=1, kv_heads=1, head_dim=64, rope_theta=0.0)
 MODELS = {c.name: c for c in (
     LLAMA,
     replace(LLAMA, name="llama-biased", qkv_bias=True, o_bias=True, mlp_bias=True),
@@ -30,6 +33,7 @@ MODELS = {c.name: c for c in (
     replace(_LEARNED, name="gpt2-erf", activation="gelu"),
     replace(_LEARNED, name="opt", activation="relu", position_offset=2),
     replace(LLAMA, name="bitnet", activation="relu2", sub_norms=True, tied=True),
+    MLGRU, replace(MLGRU, name="mlgru-wide", head_dim=96, lower_bounds=False),
 )}
 
 
@@ -39,7 +43,9 @@ def random_model(c: ModelConfig, seed: int = 0) -> Model:
     tensors = {}
     for name, shape in expected_shapes(c).items():
         x = rng.standard_normal(shape)
-        if len(shape) == 2:
+        if len(shape) == 2 and name.endswith("weight"):
+            if c.linear_norms and "embed" not in name:  # MatMul-free LM's are ternary
+                x = 1.2 * np.sign(x) * (np.abs(x) > 0.5)
             # The residual begins with elements of about 1, and matrices keep that size.
             x *= 1 / c.embedding_scale if "embed" in name else 1 / math.sqrt(shape[1])
         elif name.endswith("norm.weight"):

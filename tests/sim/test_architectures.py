@@ -34,6 +34,7 @@ WITHOUT: list[tuple[str, dict[str, object]]] = [
     ("gpt2", {"activation": "silu"}), ("gpt2", {"o_bias": False}), ("gpt2", {"mlp_bias": False}),
     ("gpt2", {"qkv_bias": False}), ("gpt2-erf", {"activation": "relu"}), ("opt", {"activation": "silu"}),
     ("opt", {"position_offset": 0}), ("bitnet", {"sub_norms": False}), ("bitnet", {"activation": "relu"}),
+    ("mlgru", {"lower_bounds": False}),
 ]
 
 

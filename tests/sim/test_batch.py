@@ -48,7 +48,7 @@ def machine():
     return RtlMachine(RTL)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "mlgru"])
 def test_on_the_rtl(machine, name):
     # A vocabulary that takes several parts of the output head.
     model = random_model(replace(MODELS[name], vocab=600))
