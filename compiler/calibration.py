@@ -136,6 +136,8 @@ class Work:
         self.put(m, self.weights(m) * s)
         self.inputs[m.name] = self.inputs[m.name].divided(s)
         norm = {"qkv": "input_layernorm", "gate_up": c.mlp_norm}.get(m.kind)
+        if c.linear_norms and m.kind in ("i", "f", "g", "gate_up"):
+            norm = f"{m.parts[0]}.norm"
         if c.sub_norms and norm is None:
             norm = {"o": "self_attn.attn_sub_norm", "down": "mlp.ffn_sub_norm"}[m.kind]
         if norm is not None:

@@ -29,13 +29,6 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(name for name in QUANTIZERS if name in names)
 
 
-def supported(model: Model) -> None:
-    """Raises ModelError if the quantisers do not know what makes the inputs of the model's matrices."""
-    if model.config.mixer != "attention":
-        raise ModelError(f"{model.config.name}: quantizers are for models with attention, not for mixer = "
-                         f"{model.config.mixer!r}, whose weights are ternary already")
-
-
 def _told(name: str, progress: Callable[[str], None], what: str) -> None:
     progress(f"{name}: {what}")
 
@@ -44,7 +37,6 @@ def apply(model: Model, names: tuple[str, ...], types: TypesConfig, calibration:
           progress: Callable[[str], None] = lambda what: None) -> Model:
     """The model with its layers' matrices prepared, and by some quantisers rounded, for their weight types. The output
     head stays as it is."""
-    supported(model)
     work = Work(model, types, calibration)
     for name in names:
         QUANTIZERS[name](work, partial(_told, name, progress))

@@ -52,7 +52,6 @@ class Prepare:
         """The model prepared for `types`; itself without quantisers."""
         if not names:
             return model
-        quantizers.supported(model)
         if self._calibration is None:
             limit = min(_WINDOW, model.config.sliding_window or model.config.context)
             windows = calibration_windows(model, self.texts, self.tokens, limit)

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_models import MLGRU, ids_of, random_model
 
-from wordline.compiler import quantizers
 from wordline.compiler.model import Model, ModelError, find_model, load_model
 from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
@@ -209,8 +208,3 @@ def test_types_of_its_matrices():
     assert compare(generate(model, config), generate(model, hardware())).bits > 0
     with pytest.raises(CompileError, match="types.mixed: mlgru has no matrix qkv; it has i, f, g, o, gate_up, down"):
         compile_model(model, hardware('types.mixed=["qkv=int8"]'))
-
-
-def test_quantisers_are_refused():
-    with pytest.raises(ModelError, match="mlgru: quantizers are for models with attention"):
-        quantizers.apply(random_model(MLGRU), ("awq",), TypesConfig(), {})
