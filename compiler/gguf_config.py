@@ -1,7 +1,9 @@
 """The `ModelConfig` of a GGUF file, from its metadata and from which tensors it has.
 
-As with config.json: a field of the architecture that is not understood is an error, because its effect would be missing
-from the result.
+As with config.json: a field of the architecture that is not understood is an error, because its effect would be
+missing from the result. Mistral's files say "llama". There is no GGUF of OPT and of MatMul-free LM: llama.cpp, which
+defines the format, has no such architectures (for OPT: ggml-org/llama.cpp issue 6473); both are read as Hugging Face
+folders.
 """
 
 from collections.abc import Callable
@@ -124,9 +126,22 @@ def _gpt2(f: _Fields) -> dict[str, Any]:
         "qkv_bias": True, "o_bias": True, "mlp_bias": True}
 
 
+def _bitnet(f: _Fields) -> dict[str, Any]:
+    """BitNet b1.58: sub-norms, the embedding as output head, and SiLU unless the file says otherwise (llama.cpp's
+    ``src/models/bitnet.cpp``)."""
+    fields = _common(f)
+    f.only("hidden_activation", "silu", "swish", "relu2")
+    squared = f.file.metadata.get("bitnet.hidden_activation") == "relu2"
+    return fields | _rope(f, fields["head_dim"]) | {
+        "tied": True, "sub_norms": True, "activation": "relu2" if squared else "silu"}
+
+
+#: Architectures that GGUF does not have.
+_FOLDERS = ("opt", "hgrn_bit")
 #: By `general.architecture`.
 ARCHITECTURES: dict[str, Callable[[_Fields], dict[str, Any]]] = {
-    "llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3": _gemma3, "gpt2": _gpt2}
+    "llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3": _gemma3, "gpt2": _gpt2,
+    "bitnet": _bitnet}
 
 
 def read_config(file: GgufFile) -> ModelConfig:
@@ -139,8 +154,9 @@ def read_config(file: GgufFile) -> ModelConfig:
     """
     f = _Fields(file)
     if f.kind not in ARCHITECTURES:
+        note = f"; GGUF has no {f.kind!r}, it is read from a Hugging Face folder" if f.kind in _FOLDERS else ""
         raise ModelError(f"{file.path}: metadata 'general.architecture' is {f.kind!r}; supported: "
-                         f"{', '.join(ARCHITECTURES)}")
+                         f"{', '.join(ARCHITECTURES)}{note}")
     parts = file.metadata.get("split.count", 1)
     if parts not in (0, 1):
         raise ModelError(f"{file.path}: metadata 'split.count' = {parts!r}: a model in several GGUF files is not "

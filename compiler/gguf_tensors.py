@@ -1,7 +1,8 @@
 """The tensors of a GGUF file under the names of `architecture.expected_shapes`.
 
 GGUF names them alike for all architectures. Two things are undone: the rows of Llama's queries and keys lie with the
-two halves of a head interleaved (for a RoPE that turns neighbours), and GPT-2 has query, key and value as one.
+two halves of a head interleaved (for a RoPE that turns neighbours), and GPT-2 has query, key and value as one. BitNet's
+matrices may have a scale beside them, a tensor of one number.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _MODULES = {
     "lm_head": "output", "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+    "mlp.down_proj": "ffn_down", "self_attn.attn_sub_norm": "attn_sub_norm", "mlp.ffn_sub_norm": "ffn_sub_norm",
 }
 #: Tensors that are read elsewhere or that change nothing.
 _OTHERS = {"rope_freqs.weight"}
@@ -48,7 +49,10 @@ class GgufTensors:
         self.file, self.config, self.path = file, config, file.path
         self.kind = file.metadata["general.architecture"]
         self.names = {name: _name(config, self.kind, name) for name in expected_shapes(config)}
-        unknown = sorted(set(file.tensors) - set(self.names.values()) - _OTHERS)
+        known = set(self.names.values()) | _OTHERS
+        if self.kind == "bitnet":
+            known |= {_scale(theirs) for name, theirs in self.names.items() if name.endswith("_proj.weight")}
+        unknown = sorted(set(file.tensors) - known)
         if unknown:
             raise ModelError(f"{file.path}: tensor {unknown[0]!r} is not understood, so the result could be wrong")
 
@@ -71,7 +75,18 @@ class GgufTensors:
                 return tensor[i * c.width : (i + 1) * c.width]
             if self.kind == "llama" and i < 2:
                 return _halves(tensor, c.head_dim)
+        scale = _scale(self.names[name])
+        if self.kind == "bitnet" and module.endswith("_proj") and scale in self.file.tensors:
+            factor = self.file.read(scale).reshape(-1)
+            if factor.shape != (1,):
+                raise ModelError(f"{self.path}: tensor {scale!r} must be one number, not {factor.size}")
+            return tensor * factor
         return tensor
+
+
+def _scale(name: str) -> str:
+    """blk.3.ffn_up.weight -> blk.3.ffn_up.scale"""
+    return f"{name.removesuffix('.weight')}.scale"
 
 
 def _halves(tensor: np.ndarray, head_dim: int) -> np.ndarray:

@@ -32,6 +32,7 @@ MODELS = {
                       sliding_window=16, tied=True),
     "gpt2": replace(LLAMA, kv_heads=4, norm="layer", mlp="plain", activation="gelu_tanh", qkv_bias=True, o_bias=True,
                     mlp_bias=True, positions="learned", rope_theta=0.0, tied=True),
+    "bitnet": replace(LLAMA, sub_norms=True, tied=True),
 }
 
 
@@ -72,7 +73,7 @@ def finish(writer: gguf.GGUFWriter) -> None:
 
 
 def write(path: Path, kind: str, c: ModelConfig, ours: dict[str, np.ndarray], change: dict | None = None,
-          format_: Format = Format.F32) -> Path:
+          format_: Format = Format.F32, extra: dict[str, np.ndarray] | None = None) -> Path:
     writer = gguf.GGUFWriter(path, kind)
     fields = {"block_count": c.layers, "context_length": c.context, "embedding_length": c.width,
               "feed_forward_length": c.ffn, "attention.head_count": c.heads, "attention.head_count_kv": c.kv_heads,
@@ -92,7 +93,7 @@ def write(path: Path, kind: str, c: ModelConfig, ours: dict[str, np.ndarray], ch
         else:
             writer.add_uint32(f"{kind}.{name}", value)
     byte_level(writer, c.vocab)
-    for name, x in theirs(kind, c, ours).items():
+    for name, x in (theirs(kind, c, ours) | (extra or {})).items():
         if x.ndim == 2 and format_ is not Format.F32:
             writer.add_tensor(name, gguf.quants.quantize(x, format_), raw_dtype=format_)
         else:
@@ -121,6 +122,27 @@ def test_what_transformers_saves_and_what_its_converter_makes_are_the_same_rows(
     x = np.arange(16 * 64, dtype=np.float32).reshape(16, 64)
     there = theirs("llama", c, {name: x})["blk.0.attn_q.weight"]
     assert np.array_equal(there[:, 0] // 64, [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
+
+
+@pytest.mark.parametrize("format_", ["TQ1_0", "TQ2_0"])
+def test_bitnet_with_packed_weights_their_scales_and_its_activation(format_, tmp_path):
+    """Ternary weights times a scale, in blocks and as a tensor of its own, are what comes out, to float16's precision
+    of the blocks' scales."""
+    c = replace(LLAMA, width=256, head_dim=64, ffn=512, sub_norms=True, tied=True, activation="relu2")
+    rng = np.random.default_rng(2)
+    ours = {name: (rng.integers(-1, 2, shape) * 0.75).astype(np.float32) if len(shape) == 2
+            else rng.standard_normal(shape).astype(np.float32) for name, shape in expected_shapes(c).items()}
+    extra = {"blk.1.attn_k.scale": np.array([0.5], np.float32)}
+    path = write(tmp_path / "a.gguf", "bitnet", c, ours, {"hidden_activation": "relu2"}, Format[format_], extra)
+    model = load_model(path)
+    assert replace(model.config, eos=-1, name="tiny") == c
+    for name, x in ours.items():
+        scale = 0.5 if name == "model.layers.1.self_attn.k_proj.weight" else 1
+        assert np.array_equal(model.tensors[name], x * np.float32(scale)), name
+    wrong = {"blk.1.attn_k.scale": np.ones(2, np.float32)}
+    path = write(tmp_path / "b.gguf", "bitnet", c, ours, None, Format[format_], wrong)
+    with pytest.raises(ModelError, match="tensor 'blk.1.attn_k.scale' must be one number, not 2"):
+        load_model(path).tensors["model.layers.1.self_attn.k_proj.weight"]
 
 
 @pytest.mark.parametrize("format_", [f for f in FORMATS if f not in ("F32", "F64")])
@@ -205,6 +227,7 @@ def test_sentence_piece_takes_the_merge_with_the_highest_score(tmp_path):
     ("llama", {"feed_forward_length": 95}, "is float32 of shape .96, 64., the model's configuration says"),
     ("llama", {"rope.scaling.type": "yarn"}, "'yarn' is not supported"),
     ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping' = 30.0 is not supported"),
+    ("bitnet", {"hidden_activation": "gelu"}, "hidden_activation' = 'gelu' is not supported"),
 ])
 def test_what_is_not_understood_is_refused_by_name(kind, change, message, tmp_path):
     path = write(tmp_path / "tiny.gguf", kind, MODELS[kind], tensors(MODELS[kind]), change)
@@ -217,6 +240,9 @@ def test_an_unknown_architecture_and_an_unknown_tensor_are_refused(tmp_path):
     path = write(tmp_path / "a.gguf", "llama", LLAMA, tensors(LLAMA))
     other = path.read_bytes().replace(b"llama", b"rwkv9")
     (tmp_path / "b.gguf").write_bytes(other)
+    finish(gguf.GGUFWriter(tmp_path / "opt.gguf", "opt"))
+    with pytest.raises(ModelError, match="is 'opt'; supported: .*; GGUF has no 'opt', it is read from a Hugging Face"):
+        find_config(tmp_path / "opt.gguf")
     with pytest.raises(ModelError, match="'general.architecture' is 'rwkv9'; supported: llama"):
         load_model(tmp_path / "b.gguf")
     biased = replace(LLAMA, qk_norm=True)
