@@ -15,6 +15,7 @@ from runner import run_cocotb
 from wordline.compiler.model import load_model
 from wordline.compiler.transformer import compile_model
 from wordline.fpga import driver, ip
+from wordline.fpga.axi_top import PORT_BITS, port_count
 from wordline.fpga.devices import find_device
 from wordline.fpga.selftest import RESULT, selftest
 from wordline.rtl.config import Config, ConfigError, config_from_dict, load_config
@@ -22,6 +23,7 @@ from wordline.rtl.isa import Csr, ErrorCode, Unit
 from wordline.sim import rtl, toolchain
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import Generator
+from wordline.sim.ip_machine import IpMachine
 
 SMALL = config_from_dict({
     "name": "small", "array": {"cols": 8, "lanes": 8, "weights": ["int8", "int4"]}, "vector": {"lanes": 2},
@@ -140,6 +142,54 @@ def test_the_driver_generates_what_the_functional_simulator_does(tmp_path: Path)
     host = driver.Driver(rtl.Mmio(machine), machine.memory)
     host.load(str(path))
     assert host.generate(ids, 4, timeout=600) == [int(t) for t in want[len(ids) :]]
+
+
+#: kv260 with its four ports and its family, but a small array and small memories.
+SHRUNK = ["array.cols=8", "array.lanes=8", "array.drain_lanes=2", "array.group_max=512", "vector.lanes=4",
+          "memory.vector_floats=2048", "memory.matmul_floats=1024", "memory.load_floats=1024",
+          "memory.store_floats=512", "memory.act_elements=512", "memory.stream_beats=64",
+          "memory.program=1024", "memory.meta_beats=16"]
+BASE = 0x4_2000_0000
+
+
+@pytest.mark.parametrize("overrides", [pytest.param(SHRUNK, id="shrunk"),
+                                       pytest.param([], id="whole", marks=pytest.mark.slow)])
+def test_kv260s_ip_generates_text_through_axi_alone(overrides: list[str], tmp_path: Path):
+    """Driver and IP as on the board: registers, a buffer at a physical address, ports that hesitate each on its own.
+
+    Then a reset in the middle of a run, and a program that is stopped by its memory's edge.
+    """
+    config, model = load_config("kv260", [*overrides, "dram.size=2097152"]), load_model("austen")
+    text = ip.flat_verilog(config, rtl.sources(config), KV260)
+    board = IpMachine(text, ip.module_name(config), ports=port_count(config), size=config.dram.size, base=BASE,
+                      port_bits=min(PORT_BITS, config.bus.data_bits))
+    host = driver.Driver(board, board.buffer, base=BASE)
+    assert host.hardware == config.hardware_hash()
+
+    program, expected = selftest(config)
+    program.save(tmp_path / "selftest.wlp")
+    host.selftest(str(tmp_path / "selftest.wlp"), expected)
+
+    program = compile_model(model, config, context=32)
+    program.save(tmp_path / "austen.wlp")
+    ids = model.tokenizer.encode("It was").ids
+    want = Generator(model, program, ids, 4).functional(FunctionalMachine(config), lambda tokens: None).tokens
+    want = [int(t) for t in want[len(ids) :]]
+    host.load(str(tmp_path / "austen.wlp"))
+    assert host.generate(ids, 4, timeout=600) == want
+    board.stalls(0.3)
+    assert host.generate(ids, 2, timeout=600) == want[:2]
+
+    board.write(driver.REGISTERS["CONTROL"], 1)
+    board.read(driver.REGISTERS["STATUS"])
+    board.reset()
+    host = driver.Driver(board, board.buffer, base=BASE)  # the registers are as new
+    host.load(str(tmp_path / "austen.wlp"))
+    assert host.generate(ids, 1, timeout=600) == want[:1]
+    host.write("MEMORY_LOW", BASE + config.dram.size)  # nothing answers there but errors
+    with pytest.raises(driver.DriverError, match="BUS_READ"):
+        host.generate(ids, 1)
+    assert board.sound
 
 
 @pytest.mark.slow
