@@ -123,7 +123,9 @@ def _sentence_piece(v: _Vocabulary) -> Tokenizer:
     scores = v.get("scores", list)
     if len(scores) != len(v.tokens):
         raise v.error("scores", f"are {len(scores)}, there are {len(v.tokens)} tokens")
-    pieces = {token: i for i, token in enumerate(v.tokens) if v.types[i] in (_NORMAL, _UNUSED)}
+    # A piece of the user's that has a space in it is not found in a text, whose spaces are other signs: it is merged.
+    pieces = {token: i for i, token in enumerate(v.tokens)
+              if v.types[i] in (_NORMAL, _UNUSED) or (v.types[i] == _USER_DEFINED and _SPACE in token)}
     merges = []
     for piece, i in pieces.items():
         pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
