@@ -55,9 +55,9 @@ class ModelConfig:
     attention_scale : float
         Factor of the scores; 0 for 1 / sqrt(head_dim).
     sliding_window : int
-        Positions that attention sees, in some layers at least; 0 for all.
+        Positions that attention sees, in `local_layers` or, if there are none, in every layer; 0 for all.
     rope_local_theta : float
-        The base of RoPE in the layers `local_layers` (Gemma 3).
+        The base of RoPE in `local_layers` (Gemma 3); 0 for the same as in the others.
     rope_factor : float
         RoPE turns this many times more slowly, though not in `local_layers`.
     rope_bands : (low, high, context), or nothing

@@ -11,6 +11,7 @@ from wordline.compiler.operands import (
     INT_BITS,
     KEY_TILES,
     LAYER,
+    POSITION,
     ROW,
     ROW_M,
     ROW_X,
@@ -57,6 +58,8 @@ class Attention(Blocks):
             self.norm(Vec(SourceA.X, reg(ROW_X, p.x)), reg(ROW_X, p.work))
             self.quantise(Vec(SourceA.X, reg(ROW_X, p.work)), slot=0, length=c.width, bits=t.acts)
         self.matmul_qkv()
+        if self.image.sizes.window and (self.batch > 1 or not self.looped):
+            self._slide()
         if c.rope_local_theta:
             self._load_rope()
         if c.qk_norm:
@@ -159,6 +162,53 @@ class Attention(Blocks):
             n = 1
         return [range(h, min(h + n, first + per_kv)) for first in range(0, c.heads, per_kv)
                 for h in range(first, first + per_kv, n)]
+
+    # --- How much of the cache a layer sees.
+
+    def whole_context(self) -> None:
+        """CONTEXT = positions up to this step's last."""
+        if self.batch > 1:
+            self.b.set(CONTEXT, 1, POSITION)
+        else:
+            self.b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
+
+    def context_sizes(self) -> None:
+        """KEY_TILES, VALUE_STEPS and VALUE_BEATS, of CONTEXT."""
+        b, a, group = self.b, self.config.array, self.image.sizes.group
+        if group:
+            b.set(T1, -1, CONTEXT)
+            b.control(Operation.ANDI, rd=T1, ra=T1, value=group - 1)
+            b.set(T1, a.cols, T1)
+        else:
+            b.set(T1, a.cols - 1, CONTEXT)
+        b.control(Operation.SHR, rd=KEY_TILES, ra=T1, value=a.cols.bit_length() - 1)
+        b.set(T1, a.lanes - 1, CONTEXT)
+        b.control(Operation.SHR, rd=VALUE_STEPS, ra=T1, value=a.lanes.bit_length() - 1)
+        if not group:
+            self.value_beats(VALUE_BEATS)
+
+    def _slide(self) -> None:
+        """What this layer sees in a step of one token. Behind the window its cache is a ring: the token's key and value
+        replace those that leave the window, and the softmax does not ask for an order."""
+        b, sizes = self.b, self.image.sizes
+        if self.c.local_layers:
+            b.load_register(T1, self.in_layer("window"))
+        else:
+            b.set(T1, sizes.window)
+        self.whole_context()
+        b.control(Operation.MIN, rd=CONTEXT, ra=CONTEXT, rb=T1)
+        self.context_sizes()
+
+    def _in_ring(self) -> None:
+        """T1, a position, becomes its place in the layer's cache: its remainder, if CONTEXT says that the window has
+        been left."""
+        b, far = self.b, 1 << 30
+        b.control(Operation.SUB, rd=T2, ra=POSITION, rb=CONTEXT)
+        b.control(Operation.SHR, rd=T2, ra=T2, value=31)
+        b.control(Operation.ANDI, rd=T2, ra=T2, value=far)  # if CONTEXT is above POSITION
+        b.control(Operation.ANDI, rd=ROW_M, ra=T1, value=self.image.sizes.window - 1)
+        b.control(Operation.ADD, rd=ROW_M, ra=ROW_M, rb=T2)
+        b.control(Operation.MIN, rd=T1, ra=T1, rb=ROW_M)
 
     # --- Where a head's query, key or value lies.
 
@@ -311,6 +361,8 @@ class Attention(Blocks):
         self.position(T1)
         if sizes.group:
             b.control(Operation.ANDI, rd=T1, ra=T1, value=sizes.group - 1)
+        if sizes.window and not self.looped:
+            self._in_ring()
         split(a.cols, image.key.tile_bytes, a.lanes)
         for h, place in heads.items():
             b.store(self._at(f"keys{h}", image.key.header_bytes), place, image.key.steps, f"keys/{h}", piece=a.lanes,
@@ -461,8 +513,11 @@ class Attention(Blocks):
         """Probabilities of head `i` of a group, times the values' scales, as activations."""
         b, p, t = self.b, self.places, self.config.types
         ours = p.parts(g)
-        self.position(T2)
-        b.set(T2, 1, T2)
+        if self.image.sizes.window and not self.looped:
+            b.set(T2, 0, CONTEXT)
+        else:
+            self.position(T2)
+            b.set(T2, 1, T2)
         scores = reg(ROW_M if self.looped else 0, p.scores[g % len(p.scores)] + i * p.m_row)
         work, n = reg(ROW_X, p.work), reg(T2)
         b.vector(len=n, a_source=SourceA.M, a=scores, reduction=Reduction.MAX, scalar=S_BEST, parts=ours)

@@ -146,24 +146,36 @@ def _mistral(f: _Fields) -> dict[str, Any]:
                                      "sliding_window": f.size("sliding_window", None)}
 
 
-def _qwen_window(f: _Fields) -> int:
-    """Sliding window of Qwen2 and Qwen3, which only some of the layers have, if any."""
-    window = f.size("sliding_window", None)
-    f.ignore("max_window_layers", "layer_types")
-    return window if f.flag("use_sliding_window", False) else 0
+def _local_layers(f: _Fields, layers: int, is_local: Callable[[int], bool]) -> tuple[int, ...]:
+    """The layers with a sliding window: as the file lists them, or else as `is_local` says."""
+    types = f.take("layer_types", None) or [
+        "sliding_attention" if is_local(i) else "full_attention" for i in range(min(layers, 4096))]
+    if not isinstance(types, list) or not set(map(str, types)) <= {"full_attention", "sliding_attention"}:
+        raise ModelError(f"{f.path}: layer_types = {types!r}: must be 'full_attention' or 'sliding_attention'")
+    return tuple(i for i, name in enumerate(types) if name == "sliding_attention")
+
+
+def _qwen_window(f: _Fields, layers: int) -> dict[str, Any]:
+    """Sliding window of Qwen2 and Qwen3, which only layers from `max_window_layers` on have, if any."""
+    window, first = f.size("sliding_window", None), f.take("max_window_layers", None)
+    if first is not None and not isinstance(first, int):
+        raise ModelError(f"{f.path}: max_window_layers = {first!r}: must be a number of layers")
+    used = f.flag("use_sliding_window", False) and bool(window)
+    local = _local_layers(f, layers, lambda i: used and i >= (28 if first is None else first))
+    return {"sliding_window": window, "local_layers": local} if used and local else {}
 
 
 def _qwen2(f: _Fields) -> dict[str, Any]:
     f.ignore("use_mrope")  # of its multimodal relatives; text has one position
-    return _common(f, tied=False) | {**f.rope(1e4), "qkv_bias": True,
-                                     "sliding_window": _qwen_window(f)}
+    fields = _common(f, tied=False)
+    return fields | f.rope(1e4) | {"qkv_bias": True} | _qwen_window(f, fields["layers"])
 
 
 def _qwen3(f: _Fields) -> dict[str, Any]:
     bias = f.flag("attention_bias", False)
-    return _common(f, tied=False, head_dim=128) | {
-        **f.rope(1e4), "qkv_bias": bias, "o_bias": bias, "qk_norm": True,
-        "sliding_window": _qwen_window(f)}
+    fields = _common(f, tied=False, head_dim=128)
+    return fields | f.rope(1e4) | {"qkv_bias": bias, "o_bias": bias, "qk_norm": True} | _qwen_window(
+        f, fields["layers"])
 
 
 def _gemma3(f: _Fields) -> dict[str, Any]:
@@ -173,11 +185,7 @@ def _gemma3(f: _Fields) -> dict[str, Any]:
     bias = f.flag("attention_bias", False)
     fields = _common(f, tied=True, head_dim=256, activation=f.activation("hidden_activation", "gelu_pytorch_tanh"))
     period = f.size("sliding_window_pattern", None) or f.size("_sliding_window_pattern", None) or 6
-    types = f.take("layer_types", None) or [
-        "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(min(fields["layers"], 4096))]
-    if not isinstance(types, list) or not set(map(str, types)) <= {"full_attention", "sliding_attention"}:
-        raise ModelError(f"{f.path}: layer_types = {types!r}: must be 'full_attention' or 'sliding_attention'")
-    local = tuple(i for i, name in enumerate(types) if name == "sliding_attention")
+    local = _local_layers(f, fields["layers"], lambda i: (i + 1) % period > 0)
     return fields | {
         "norm_offset": 1.0, "qkv_bias": bias, "o_bias": bias, "qk_norm": True, "post_norms": True,
         "embedding_scale": float(fields["width"]) ** 0.5,

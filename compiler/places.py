@@ -21,6 +21,7 @@ class Sizes:
     kv: WeightType  # of values, and of keys in sealed groups
     group: int  # tokens of a sealed group of keys; 0: keys are never sealed
     sealed: int  # most groups that a token can see
+    window: int  # positions that layers with a sliding window see, where the context is longer; 0: all
 
     @property
     def recent(self) -> int:
@@ -84,9 +85,7 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
     """
     a, t, lanes, recurrent = config.array, config.types, config.vector.lanes, c.mixer == "mlgru"
     require(1 <= context <= c.context, f"context = {context}: the model was trained for 1 to {c.context} positions")
-    require(not c.sliding_window or context <= c.sliding_window,
-            f"{c.name}: context = {context} is above its sliding_window = {c.sliding_window}, which is not "
-            "supported: choose a context within the window, where it changes nothing")
+    window = c.sliding_window if c.sliding_window < context else 0
     require(t.acts <= a.act_bits, f"types.acts = {t.acts} does not fit array.act_bits = {a.act_bits}")
     head = ("head_dim / 2", c.head_dim // 2) if c.positions == "rope" else ("head_dim", c.head_dim)
     if recurrent:
@@ -101,7 +100,12 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
     group = 0 if t.kv == "int8" or context <= t.kv_group else t.kv_group
     sizes = Sizes(max_context=ceil_div(context, whole) * whole, key_dim=ceil_div(c.head_dim, a.lanes) * a.lanes,
                   value_dim=ceil_div(c.head_dim, a.cols) * a.cols, kv=weight_type(config, t.kv), group=group,
-                  sealed=(context - 1) // group if group else 0)
+                  sealed=(context - 1) // group if group else 0, window=window)
+    # The cache of such a layer is a ring.
+    require(window & (window - 1) == 0,
+            f"{c.name}: sliding_window = {window} is no power of two, as it must be for a context above it")
+    require(not (window and group), f"{c.name}: types.kv = \"{t.kv}\" seals groups of keys, which a sliding_window = "
+                                    f"{window} below the context of {context} does not allow: use \"int8\"")
     if group:
         require(group % a.cols == 0, f"types.kv_group = {group} is not a multiple of array.cols = {a.cols}")
         require(sizes.sealed < 256 and (sizes.sealed + 1) * c.head_dim < 1 << 16,

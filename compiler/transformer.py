@@ -23,7 +23,6 @@ from wordline.compiler.operands import (
     ABSMAX,
     CONTEXT,
     EOS,
-    KEY_TILES,
     LAST,
     LAYER,
     POSITION,
@@ -39,8 +38,6 @@ from wordline.compiler.operands import (
     T1,
     T2,
     TOKENS,
-    VALUE_BEATS,
-    VALUE_STEPS,
     Vec,
     to_x,
 )
@@ -95,6 +92,8 @@ class TransformerCompiler(Attention, Recurrence, Sealing):
         if self.batch == 1:
             self._layers("one token's layers")
             b.label("logits")
+        if image.sizes.window:
+            self.whole_context()
         b.branch(Operation.BLT, CONTEXT, PROMPT, "advance")
         b.part = "head"
         if self.batch > 1:
@@ -146,11 +145,12 @@ class TransformerCompiler(Attention, Recurrence, Sealing):
 
     def _step_sizes(self) -> None:
         """TOKENS, CONTEXT, KEY_TILES, VALUE_STEPS, VALUE_BEATS or SEALED of this step. A step ends with a group of keys
-        at the latest."""
-        b, a, group = self.b, self.config.array, self.image.sizes.group
+        at the latest. Of tokens of one step, none may take the place of a key that another one sees: behind a sliding
+        window, steps have one token."""
+        b, a, sizes = self.b, self.config.array, self.image.sizes
+        group = sizes.group
         if self.batch > 1:
             b.set(TOKENS, self.batch)
-            b.set(CONTEXT, 1, POSITION)
         else:
             b.control(Operation.SUB, rd=TOKENS, ra=PROMPT, rb=POSITION)
             b.set(T1, 1)
@@ -164,22 +164,21 @@ class TransformerCompiler(Attention, Recurrence, Sealing):
                 b.control(Operation.SUB, rd=T1, ra=0, rb=T1)
                 b.set(T1, group, T1)
                 b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
-            b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
+            if sizes.window and a.rows > 1:
+                b.set(T1, sizes.window)
+                b.control(Operation.SUB, rd=T1, ra=T1, rb=POSITION)
+                b.control(Operation.MIN, rd=TOKENS, ra=TOKENS, rb=T1)
+                b.set(T1, 1)
+                b.branch(Operation.BGE, TOKENS, T1, "within the window")
+                b.set(TOKENS, 1)
+                b.label("within the window")
+        self.whole_context()
         if self.c.mixer != "attention":
             return
         if group:
-            b.set(T1, -1, CONTEXT)
-            b.control(Operation.ANDI, rd=T1, ra=T1, value=group - 1)
-            b.set(T1, a.cols, T1)
             b.control(Operation.SHR, rd=SEALED, ra=POSITION, value=group.bit_length() - 1)
             b.control(Operation.MULI, rd=SEALED, ra=SEALED, value=group // a.cols)
-        else:
-            b.set(T1, a.cols - 1, CONTEXT)
-        b.control(Operation.SHR, rd=KEY_TILES, ra=T1, value=a.cols.bit_length() - 1)
-        b.set(T1, a.lanes - 1, CONTEXT)
-        b.control(Operation.SHR, rd=VALUE_STEPS, ra=T1, value=a.lanes.bit_length() - 1)
-        if not group:
-            self.value_beats(VALUE_BEATS)
+        self.context_sizes()
 
     def _embed(self) -> None:
         """The step's tokens as vectors, and what says where they stand."""

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "bus.hpp"
@@ -39,6 +40,7 @@ struct Model {
     int64_t length;
     const uint8_t *memory;
     uint64_t memory_size;
+    std::unordered_map<uint64_t, uint32_t> constants;  // what registers are loaded with where there is no memory
     int64_t program_address;
 
     Load load_;
@@ -99,6 +101,8 @@ struct Model {
         uint32_t value = 0;
         address &= ~3ull;
         if (memory && address + 4 <= memory_size) std::memcpy(&value, memory + address, 4);
+        const auto constant = constants.find(address);
+        if (!memory && constant != constants.end()) value = constant->second;
         return value;
     }
 
@@ -442,6 +446,10 @@ void *cycles_new(const Params *params, const DramParams *dram, const Word *words
     auto *model = new Model(*params, dram, words, length, address, memory, size, stalls, seed, record);
     for (int i = 0; i < 4; i++) model->registers[1 + i] = arguments[i];
     return model;
+}
+
+void cycles_constant(void *m, uint64_t address, uint32_t value) {
+    static_cast<Model *>(m)->constants[address] = value;
 }
 
 int cycles_run(void *m, int64_t max_cycles) { return static_cast<Model *>(m)->run(max_cycles); }

@@ -202,6 +202,7 @@ def _library() -> ctypes.CDLL:
     library.cycles_error.argtypes, library.cycles_error.restype = [pointer], ctypes.c_char_p
     library.cycles_counters.argtypes = [pointer] * 4
     library.cycles_dram_counters.argtypes = [pointer, pointer]
+    library.cycles_constant.argtypes = [pointer, ctypes.c_uint64, ctypes.c_uint32]
     library.cycles_activity.argtypes = [pointer] * 3
     library.cycles_boot.argtypes, library.cycles_boot.restype = [pointer] * 3, number
     library.cycles_events.argtypes, library.cycles_events.restype = [pointer, pointer], number
@@ -222,7 +223,8 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
     arguments : up to 4 ints, presets of registers 1 to 4
     memory : uint8[], optional
         DRAM as the words that loads put into registers find it: after a functional run, say, since a token
-        that the program itself writes must be there. Without it they are zeros.
+        that the program itself writes must be there. Without it the constants of the image are there, which are
+        segments of one word, and everything else is zero.
     stalls, seed : as in `sim.rtl.RtlMachine.run`
     record : keep start and end of every instruction
     progress : called with the cycles so far, every 2^24 cycles
@@ -244,6 +246,9 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         program.symbols["program"].address,
         None if image is None else image.ctypes.data, 0 if image is None else image.size, registers, stalls, seed,
         record)
+    for address, segment in program.segments.items():
+        if segment.nbytes == 4:
+            library.cycles_constant(model, address, int(segment.view("<u4")[0]))
     try:
         if library.cycles_run(model, max_cycles):
             raise CyclesError(f"{library.cycles_error(model).decode()} (cycle {library.cycles_now(model)})")

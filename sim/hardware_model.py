@@ -124,8 +124,16 @@ class HardwareModel:
         return ref.mul(scale * F(self.c.embedding_scale), codes)
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """float32[T, vocab] for token ids [T]; bit for bit the accelerator's."""
+        """float32[T, vocab] for token ids [T]; bit for bit the accelerator's.
+
+        Raises
+        ------
+        ValueError
+            More tokens than a sliding window holds: behind it, sums are formed in the order of the cache's ring.
+        """
         c, acts = self.c, self.types.acts
+        if 0 < c.sliding_window < len(ids):
+            raise ValueError(f"{c.name}: {len(ids)} tokens are above its sliding_window = {c.sliding_window}")
         x = self._embed(ids)
         if c.positions == "learned":
             table = self.model.tensors["model.embed_positions.weight"]

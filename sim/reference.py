@@ -78,6 +78,8 @@ class _Reference:
         group = c.heads // c.kv_heads
         q, k, v = heads("q", c.heads), heads("k", c.kv_heads).repeat(group, 0), heads("v", c.kv_heads).repeat(group, 0)
         s = q @ k.transpose(0, 2, 1) * c.score_scale + np.triu(np.full((n, n), -np.inf), 1)
+        if c.sliding_window and (i in c.local_layers or not c.local_layers):
+            s += np.tril(np.full((n, n), -np.inf), -c.sliding_window)
         p = np.exp(s - s.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         y = (p @ v).transpose(1, 0, 2).reshape(n, -1)
@@ -132,9 +134,6 @@ def float_logits(model: Model, ids: np.ndarray, *, observe: Callable[[str, np.nd
     """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]. `observe` is told the inputs
     [T, K] of every matrix by its tensor's name; without `head`, what comes out is the last norm's."""
     c, n = model.config, len(ids)
-    if c.sliding_window and n > c.sliding_window:
-        raise ValueError(f"{c.name}: {n} tokens are above its sliding_window = {c.sliding_window}, which is not "
-                         "supported")
     reference = _Reference(model, n, observe)
     x = model.embedding[ids].astype(np.float64) * c.embedding_scale
     if c.positions == "learned":

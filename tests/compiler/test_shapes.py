@@ -43,8 +43,6 @@ def test_every_model_compiles(name):
     ("opt-6.7b", [], 128, "needs memory.vector_floats = 131072, the configuration has 65536"),
     ("opt-6.7b", NEEDS["opt-6.7b"][:1], 128, "needs memory.load_floats = 32768, the configuration has 16384"),
     ("bitnet-2b4t", ["types.weights=ternary"], 128, "does not decode 'ternary'.*add it to array.weights"),
-    ("mistral-7b", [], 4097, "context = 4097 is above its sliding_window = 4096"),
-    ("gemma-3-270m", [], 1024, "context = 1024 is above its sliding_window = 512"),
     ("gpt2", [], 1025, "context = 1025: the model was trained for 1 to 1024 positions"),
 ])
 def test_what_does_not_fit_names_the_field(name, settings, context, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import LLAMA, MODELS, RTL, ids_of, random_model
+from tiny_models import MODELS, RTL, ids_of, random_model
 
 from wordline.compiler.architecture import expected_shapes
 from wordline.compiler.model import Model
@@ -153,12 +153,6 @@ def test_activation_functions_are_accurate(name, bound):
     exact = reference.activation(name, x.astype(np.float64))
     assert np.isfinite(ours).all()
     assert (np.abs(ours - exact) <= bound * np.maximum(np.abs(exact), np.abs(x)) + 1e-37).all()
-
-
-def test_float_logits_refuse_a_text_beyond_the_window():
-    model = random_model(replace(LLAMA, sliding_window=8))
-    with pytest.raises(ValueError, match="sliding_window = 8"):
-        float_logits(model, ids_of(model.config, 9))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

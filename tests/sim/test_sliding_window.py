@@ -1,0 +1,105 @@
+"""Contexts above a sliding window: the cache of a layer that has one is a ring."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_models import MODELS, RTL, ids_of, random_model
+
+from wordline.compiler.transformer import compile_model
+from wordline.compiler.weights import CompileError
+from wordline.rtl.config import Config, load_config
+from wordline.sim import cycles, verify
+from wordline.sim.functional import FunctionalMachine
+from wordline.sim.generate import BatchGenerator, Generator, compare
+from wordline.sim.hardware_model import HardwareModel
+from wordline.sim.reference import float_logits
+from wordline.sim.rtl import RtlMachine
+
+WINDOW, PROMPT, TOKENS = 8, 13, 8
+SHAPES = {
+    "every layer": replace(MODELS["mistral"], sliding_window=WINDOW),
+    "the first layer": replace(MODELS["gemma3"], sliding_window=WINDOW),
+    "the last layer": replace(MODELS["qwen2"], sliding_window=WINDOW, local_layers=(1,)),
+}
+
+
+def config(rows: int = 1, *more: str) -> Config:
+    return load_config("bitmod", [f"array.rows={rows}", "types.weights=int8", "types.acts=16", "types.kv=int8",
+                                  "memory.vector_floats=16384", "memory.program=4096", *more])
+
+
+def generator(model, cfg: Config) -> Generator:
+    return Generator(model, compile_model(model, cfg), [int(i) for i in ids_of(model.config, PROMPT)], TOKENS)
+
+
+def generated(model, cfg: Config):
+    return generator(model, cfg).functional(FunctionalMachine(cfg), lambda tokens: None)
+
+
+def error(ours: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.sqrt(((ours - exact) ** 2).mean() / (exact**2).mean()))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_program_sees_what_the_float_model_sees(name):
+    model = random_model(SHAPES[name])
+    run = generated(model, config())
+    rows = slice(run.prompt - 1, -1)
+    exact = float_logits(model, run.tokens)[rows]
+    assert error(run.logits, exact) < 0.04
+    for other in (0, WINDOW - 1, WINDOW + 1):
+        seen = random_model(replace(SHAPES[name], sliding_window=other))
+        assert error(float_logits(seen, run.tokens)[rows], exact) > 0.08
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("rows", [3, 8])
+def test_a_prompt_in_steps_of_several_tokens(name, rows):
+    """A prompt that reaches into the ring: behind the window its tokens come one by one."""
+    model = random_model(SHAPES[name])
+    one, other = generated(model, config()), generated(model, config(rows, "memory.vector_floats=32768"))
+    assert compare(one, other).bits == 0, compare(one, other).where
+
+
+def test_a_batch():
+    model = random_model(SHAPES["the first layer"])
+    cfg = config(2)
+    prompts = [[int(i) for i in ids_of(model.config, n)] for n in (4, 11)]
+    together = BatchGenerator(model, compile_model(model, cfg, batch=2), prompts, TOKENS).run(FunctionalMachine(cfg))
+    program = compile_model(model, cfg)
+    for prompt, run in zip(prompts, together, strict=True):
+        alone = Generator(model, program, prompt, TOKENS).functional(FunctionalMachine(cfg), lambda tokens: None)
+        assert compare(alone, run).bits == 0, compare(alone, run).where
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_on_the_rtl(name):
+    model = random_model(SHAPES[name])
+    ours = generator(model, RTL)
+    machine = RtlMachine(RTL)
+    rtl = ours.rtl(machine, lambda tokens, cycles: None)
+    assert compare(rtl, ours.functional(FunctionalMachine(RTL), lambda tokens: None)).bits == 0
+    memory = verify.functional_memory(ours.program, RTL, ours.arguments)
+    assert rtl.result is not None
+    assert cycles.run(ours.program, RTL, ours.arguments, memory=memory).cycles == rtl.result.cycles
+
+
+def test_bytes_stay_the_same_behind_the_window():
+    """A decode step behind the window costs what it costs at its end."""
+    cfg = config()
+    for name in ("every layer", "the first layer"):
+        program = compile_model(random_model(replace(SHAPES[name], sliding_window=64, context=256)), cfg)
+        beats = [cycles.run(program, cfg, (1, 1, start, -1)).activity["beats"].sum() for start in (3, 63, 66, 200)]
+        assert beats[0] < beats[1] <= beats[2] <= beats[3]
+        assert (beats[1] == beats[3]) == (name == "every layer")
+
+
+def test_what_is_not_supported_says_so():
+    with pytest.raises(CompileError, match="sliding_window = 12 is no power of two"):
+        compile_model(random_model(replace(MODELS["mistral"], sliding_window=12)), config())
+    with pytest.raises(CompileError, match='types.kv = "int4" seals groups of keys'):
+        compile_model(random_model(SHAPES["every layer"]), config(1, "types.kv=int4", "types.kv_group=16"))
+    with pytest.raises(ValueError, match="9 tokens are above its sliding_window = 8"):
+        model = random_model(SHAPES["every layer"])
+        HardwareModel(model, config().types).logits(ids_of(model.config, 9))
