@@ -169,8 +169,8 @@ class Image:
                 table = self.rope_local_address - self.rope_address if i in c.local_layers else 0
                 at("rope_table", self.map.put(f"layer{i}.rope_table", np.array([table], "<i4"), dtype="int32",
                                               layout="which RoPE table: bytes behind the first"))
-            if sizes.window and c.local_layers:
-                seen = sizes.window if i in c.local_layers else sizes.max_context
+            if self.sizes.window and c.local_layers:
+                seen = self.sizes.window if i in c.local_layers else self.sizes.max_context
                 at("window", self.map.put(f"layer{i}.window", np.array([seen], "<i4"), dtype="int32",
                                           layout="positions that the layer sees"))
             before = self.map.top

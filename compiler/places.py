@@ -21,7 +21,7 @@ class Sizes:
     kv: WeightType  # of values, and of keys in sealed groups
     group: int  # tokens of a sealed group of keys; 0: keys are never sealed
     sealed: int  # most groups that a token can see
-    window: int  # positions that layers with a sliding window see, where the context is longer; 0: all
+    window: int = 0  # positions that layers with a sliding window see, where the context is longer; 0: all
 
     @property
     def recent(self) -> int:
