@@ -10,9 +10,14 @@ from cocotb.triggers import FallingEdge, Timer
 
 PERIOD_NS = 20
 DIVISOR = int(os.environ["UART_DIVISOR"])
-LINES = os.environ["UART_LINES"].split("\n")
-ANSWERS = os.environ["UART_ANSWERS"].split("\0")
 BIT_NS = PERIOD_NS * DIVISOR
+
+
+def start(dut) -> None:
+    """Clock at the core's rate, the line idle, the button up."""
+    dut["uart_0__rx__io"].value = 1
+    dut["button_fire_0__io"].value = 0
+    Clock(dut["clk25_0__io"], PERIOD_NS, unit="ns").start()
 
 
 async def send(dut, text: bytes) -> None:
@@ -38,11 +43,9 @@ async def receive(dut, ends: bytes) -> bytes:
 
 @cocotb.test()
 async def a_line_is_answered(dut):
-    dut["uart_0__rx__io"].value = 1
-    dut["button_fire_0__io"].value = 0
-    Clock(dut["clk25_0__io"], PERIOD_NS, unit="ns").start()
+    start(dut)
     await receive(dut, b"\r\n> ")
-    for line, answer in zip(LINES, ANSWERS, strict=True):
+    for line, answer in zip(os.environ["UART_LINES"].split("\n"), os.environ["UART_ANSWERS"].split("\0"), strict=True):
         listening = cocotb.start_soon(receive(dut, b"\r\n> "))
         await send(dut, line.encode() + b"\r")
         got = await listening

