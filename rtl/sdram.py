@@ -106,8 +106,9 @@ class SdramPins(wiring.Signature):
 
     def __init__(self, timing: SdramTiming):
         super().__init__({
-            "cke": Out(1), "command": Out(Command, init=Command.NOP), "ba": Out(timing.bank_bits),  # type: ignore[call-arg]
-            "a": Out(timing.row_bits), "dqm": Out(2, init=3), "dq_o": Out(WORD), "dq_oe": Out(1), "dq_i": In(WORD),  # type: ignore[call-arg]
+            "cke": Out(1), "command": Out(Command, init=Command.NOP),  # type: ignore[call-arg]
+            "ba": Out(timing.bank_bits), "a": Out(timing.row_bits), "dqm": Out(2, init=3),  # type: ignore[call-arg]
+            "dq_o": Out(WORD), "dq_oe": Out(1), "dq_i": In(WORD),
         })
 
 
