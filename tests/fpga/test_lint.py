@@ -1,0 +1,51 @@
+"""The Verilog of every shipped configuration passes Verilator's lint; Icarus and Yosys read it.
+
+`fpga.ip.LINT` has the reason for every warning that lint is not to give.
+"""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from wordline.fpga import ip
+from wordline.fpga.devices import find_device
+from wordline.rtl.config import load_config
+from wordline.sim import rtl, toolchain
+
+NAMES = sorted(Path(path.name).stem for path in resources.files("wordline.configs").iterdir()
+               if path.name.endswith(".toml"))
+SMALL = {"ulx3s_uart"}
+#: Generating these takes more memory or time than a test may: see docs/boards.md.
+TOO_LARGE = {"u280": "its Verilog has not been generated whole"}
+
+
+def lint(folder: Path, files: list[str], top: str) -> None:
+    waivers = [f"-Wno-{flag}" for flag in ip.LINT]
+    arguments = ["--lint-only", "-Wall", *waivers, "--language", "1364-2001", "--top-module", top]
+    toolchain.verilator().run([*arguments, *files], cwd=folder)
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in SMALL else pytest.mark.slow) for name in NAMES])
+def test_every_configuration(name: str, tmp_path: Path):
+    if name in TOO_LARGE:
+        pytest.skip(TOO_LARGE[name])
+    config = load_config(name)
+    sources = rtl.sources(config)
+    for file, text in sources.items():
+        (tmp_path / file).write_text(text)
+    files = sorted(sources)
+    lint(tmp_path, files, "accelerator")
+    if name.startswith("kv260"):
+        (tmp_path / "ip.v").write_text(ip.flat_verilog(config, sources, find_device("kv260")))
+        lint(tmp_path, ["ip.v"], ip.module_name(config))
+    if name not in SMALL:  # Yosys' first call takes most of a minute
+        toolchain.yosys().run(["-q", "-p", f"read_verilog {' '.join(files)}; hierarchy -check -top accelerator"],
+                              cwd=tmp_path)
+    try:
+        icarus = toolchain.icarus()
+    except toolchain.MissingTool as missing:
+        pytest.skip(f"Verilator and Yosys were content; {missing}")
+    icarus.run(["-g2001", "-t", "null", "-s", "accelerator", "-o", os.devnull, *files], cwd=tmp_path)
