@@ -30,11 +30,19 @@ def rope_angles(c: ModelConfig, layer: int, n: int) -> np.ndarray:
     return np.arange(n)[:, None] * rope_frequencies(c, local=local)
 
 
+def rounded(x: np.ndarray, bits: int) -> np.ndarray:
+    """Rows rounded to integers of `bits` bits, the largest magnitude to the largest integer; 0 bits: as they are."""
+    if not bits:
+        return x
+    scale = (2 ** (bits - 1) - 1) / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5)
+    return np.asarray(np.rint(x * scale) / scale)
+
+
 class _Reference:
     """One sequence of `n` tokens through one model."""
 
-    def __init__(self, model: Model, n: int, observe: Callable[[str, np.ndarray], None] | None = None):
-        self.model, self.c, self.n, self.observe = model, model.config, n, observe
+    def __init__(self, model: Model, n: int, observe: Callable[[str, np.ndarray], None] | None = None, acts: int = 0):
+        self.model, self.c, self.n, self.observe, self.acts = model, model.config, n, observe, acts
 
     def tensor(self, name: str) -> np.ndarray:
         return self.model.tensors[name].astype(np.float64)
@@ -42,6 +50,7 @@ class _Reference:
     def linear(self, x: np.ndarray, name: str) -> np.ndarray:
         if self.observe is not None:
             self.observe(name, x)
+        x = rounded(x, self.acts)
         y = x @ self.tensor(f"{name}.weight").T
         return y + self.tensor(f"{name}.bias") if f"{name}.bias" in self.model.tensors else y
 
@@ -130,11 +139,12 @@ class _Reference:
 
 
 def float_logits(model: Model, ids: np.ndarray, *, observe: Callable[[str, np.ndarray], None] | None = None,
-                 head: bool = True) -> np.ndarray:
+                 head: bool = True, acts: int = 0) -> np.ndarray:
     """float64[T, vocab]: the unquantised model, in double precision, for token ids [T]. `observe` is told the inputs
-    [T, K] of every matrix by its tensor's name; without `head`, what comes out is the last norm's."""
+    [T, K] of every matrix by its tensor's name; without `head`, what comes out is the last norm's. With `acts` the
+    inputs of linear layers are rounded to so many bits, as BitNet's and MatMul-free LM's are (8)."""
     c, n = model.config, len(ids)
-    reference = _Reference(model, n, observe)
+    reference = _Reference(model, n, observe, acts)
     x = model.embedding[ids].astype(np.float64) * c.embedding_scale
     if c.positions == "learned":
         x = x + reference.tensor("model.embed_positions.weight")[c.position_offset : c.position_offset + n]
@@ -142,5 +152,5 @@ def float_logits(model: Model, ids: np.ndarray, *, observe: Callable[[str, np.nd
         x = reference.layer(x, i)
     x = reference.norm(x, "model.norm")
     if c.linear_norms:
-        x = reference.rms(x, "lm_head.norm")
+        x = rounded(reference.rms(x, "lm_head.norm"), acts)
     return x @ model.head.T.astype(np.float64) if head else x
