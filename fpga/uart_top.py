@@ -58,8 +58,8 @@ class UartTop(wiring.Component):
         finished = Signal()
         m.submodules.accelerator = Instance(
             "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
-            **_connections("m_axi_", axi), **_connections("s_axi_control_", control))
-        _join(m, axi, memory.axi)
+            **connections("m_axi_", axi), **connections("s_axi_control_", control))
+        join(m, axi, memory.axi)
         connect(m, host.control, control)
         connect(m, host.write, memory.host)
         connect(m, host.text, transmitter.bytes)
@@ -73,13 +73,13 @@ class UartTop(wiring.Component):
         return m
 
 
-def _connections(prefix: str, interface) -> dict:
+def connections(prefix: str, interface) -> dict:
     """Ports of an instance that drives every output of `interface`."""
     return {("o_" if member.flow == Out else "i_") + prefix + name: getattr(interface, name)
             for name, member in interface.signature.members.items()}
 
 
-def _join(m: Module, master, slave) -> None:
+def join(m: Module, master, slave) -> None:
     for name, member in master.signature.members.items():
         ours, theirs = getattr(master, name), getattr(slave, name)
         m.d.comb += theirs.eq(ours) if member.flow == Out else ours.eq(theirs)

@@ -1,7 +1,5 @@
 """An SDR SDRAM chip that holds data and refuses every command which comes too early."""
 
-import random
-
 from amaranth.sim import SimulatorContext
 
 from wordline.rtl.sdram import Command
@@ -20,6 +18,7 @@ class SdramModel:
     Attributes
     ----------
     memory : word address -> 16 bits
+    word : what the chip drives; 0xDEAD while nothing is read
     counts : commands so far
     refreshed : cycles of the refreshes
     """
@@ -35,8 +34,9 @@ class SdramModel:
         self.act, self.pre = [NEVER] * self.banks, [NEVER] * self.banks
         self.read, self.write = [NEVER] * self.banks, [NEVER] * self.banks
         self.any_act = self.any_read = self.any_write = self.refresh = self.mode = NEVER
-        self.rng = random.Random(5)
-        self.now = 0
+        self.coming: dict[int, int] = {}  # cycle -> word
+        self.going: dict[int, int] = {}  # cycle -> word address
+        self.now = self.word = 0
 
     def address(self, bank: int, column: int) -> int:
         row = self.open[bank]
@@ -47,35 +47,40 @@ class SdramModel:
         assert self.now - since >= clocks, f"{what}: {self.now - since} clocks, at least {clocks}"
 
     async def serve(self, ctx: SimulatorContext):
+        """In Amaranth's simulator, as a test bench in the background."""
         pins = self.pins
-        coming: dict[int, int] = {}  # cycle -> word
-        going: dict[int, int] = {}  # cycle -> word address
         while True:
-            ctx.set(pins.dq_i, coming.pop(self.now, self.rng.getrandbits(16)))
+            ctx.set(pins.dq_i, self.word)
             *_, cke, command, bank, a, mask, drives, word = await ctx.tick().sample(
                 pins.cke, pins.command, pins.ba, pins.a, pins.dqm, pins.dq_oe, pins.dq_o)
-            command = Command(command)
-            self.counts[command] += 1
-            assert cke or self.now == 0
-            if command != Command.NOP:
-                self.check(command, bank, a)
-            if command == Command.READ:
-                start = self.address(bank, a)
-                coming |= {self.now + self.t.CL - 1 + i: self.memory.get(start + i, 0) for i in range(WORDS)}
-            if command == Command.WRITE:
-                start = self.address(bank, a)
-                going |= {self.now + i: start + i for i in range(WORDS)}
-            assert bool(drives) == (self.now in going), "the controller drives the bus while it writes, and only then"
-            if self.now in going:
-                at, keep = going.pop(self.now), (0xFF if mask & 1 else 0) | (0xFF00 if mask & 2 else 0)
-                self.memory[at] = self.memory.get(at, 0) & keep | word & ~keep
-            elif any(cycle in coming for cycle in range(self.now, self.now + 2)):
-                assert mask == 0  # a mask would blank words that are read
-            if self.refreshed:
-                # A refresh may wait for a command under way; the next one comes in time all the same.
-                late = self.now - self.refreshed[0] - self.t.tREFI * len(self.refreshed)
-                assert late <= self.slack, "a refresh is missing"
-            self.now += 1
+            self.clock(cke, command, bank, a, mask, drives, word)
+
+    def clock(self, cke: int, command: int, bank: int, a: int, mask: int, drives: int, word: int) -> None:
+        """A cycle in which the pins were so; `word` is then what the chip drives in the next."""
+        command = Command(command)
+        self.counts[command] += 1
+        assert cke or self.now == 0
+        if command != Command.NOP:
+            self.check(command, bank, a)
+        coming, going = self.coming, self.going
+        if command == Command.READ:
+            start = self.address(bank, a)
+            coming |= {self.now + self.t.CL - 1 + i: self.memory.get(start + i, 0) for i in range(WORDS)}
+        if command == Command.WRITE:
+            start = self.address(bank, a)
+            going |= {self.now + i: start + i for i in range(WORDS)}
+        assert bool(drives) == (self.now in going), "the controller drives the bus while it writes, and only then"
+        if self.now in going:
+            at, keep = going.pop(self.now), (0xFF if mask & 1 else 0) | (0xFF00 if mask & 2 else 0)
+            self.memory[at] = self.memory.get(at, 0) & keep | word & ~keep
+        elif any(cycle in coming for cycle in range(self.now, self.now + 2)):
+            assert mask == 0  # a mask would blank words that are read
+        if self.refreshed:
+            # A refresh may wait for a command under way; the next one comes in time all the same.
+            late = self.now - self.refreshed[0] - self.t.tREFI * len(self.refreshed)
+            assert late <= self.slack, "a refresh is missing"
+        self.now += 1
+        self.word = coming.pop(self.now) if self.now in coming else 0xDEAD
 
     def check(self, command: Command, bank: int, a: int) -> None:
         t, now = self.t, self.now

@@ -1,0 +1,74 @@
+"""The accelerator with its model in SDRAM and a serial port: everything of such a board but clock and pins."""
+
+from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from wordline.fpga.uart import UartReceiver, UartTransmitter
+from wordline.fpga.uart_bridge import DATA_BITS, SILENCE, MemoryShare, UartBridge
+from wordline.fpga.uart_top import connections, join
+from wordline.rtl.axi import Axi4, AxiLite
+from wordline.rtl.config import Config, ConfigError
+from wordline.rtl.isa import Csr
+from wordline.rtl.sdram import SdramController, SdramPins, SdramTiming
+
+#: Cycles within which a start takes back the end of the last program.
+SETTLE = 15
+
+
+class SdramTop(wiring.Component):
+    """Serial port, SDRAM and accelerator (an instance of the Verilog module ``accelerator``).
+
+    A computer places program and model in memory, frame by frame with checksums, starts the program and reads what it
+    has written: `fpga.uart_link` and `fpga.driver`.
+
+    Members
+    -------
+    rx, tx : In/Out, the serial port
+    sdram : Out(SdramPins)
+    running : Out, a program is under way
+    """
+
+    def __init__(self, config: Config, timing: SdramTiming, *, divisor: int, silence: int = SILENCE):
+        if config.bus.data_bits != DATA_BITS:
+            raise ConfigError(f"bus.data_bits = {config.bus.data_bits}: the SDRAM's bus has {DATA_BITS} bits")
+        self.config, self.timing, self.divisor, self.silence = config, timing, divisor, silence
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "running": Out(1),  # type: ignore[call-arg]
+                          "sdram": Out(SdramPins(timing))})
+
+    def elaborate(self, platform):
+        m = Module()
+        bits = self.config.bus.address_bits
+        m.submodules.sdram = sdram = SdramController(self.timing, address_bits=bits)
+        m.submodules.share = share = MemoryShare(address_bits=bits)
+        m.submodules.bridge = bridge = UartBridge(address_bits=bits, silence=self.silence)
+        m.submodules.receiver = receiver = UartReceiver(self.divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
+        axi = Axi4(data_bits=DATA_BITS, address_bits=bits).create(path=("axi",))
+        control = AxiLite().flip().create(path=("control",))
+        finished = Signal()
+        m.submodules.accelerator = Instance(
+            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
+            **connections("m_axi_", axi), **connections("s_axi_control_", control))
+        join(m, axi, share.accelerator)
+        connect(m, bridge.memory, share.bridge)
+        connect(m, share.slave, sdram.axi)
+        connect(m, bridge.control, control)
+        connect(m, bridge.sent, transmitter.bytes)
+        connect(m, sdram.pins, flipped(self.sdram))
+        # From the write that starts a program to its end.
+        settle = Signal(range(SETTLE + 1))
+        bus = bridge.control
+        starts = bus.awvalid & bus.awready & (bus.awaddr == Csr.CONTROL) & bus.wdata[0]
+        with m.If(starts):
+            m.d.sync += [self.running.eq(1), settle.eq(SETTLE)]
+        with m.Elif(settle != 0):
+            m.d.sync += settle.eq(settle - 1)
+        with m.Elif(finished):
+            m.d.sync += self.running.eq(0)
+        m.d.comb += [
+            receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
+            bridge.received.eq(receiver.byte), bridge.received_valid.eq(receiver.valid),
+            bridge.running.eq(self.running), share.running.eq(self.running),
+        ]
+        return m
