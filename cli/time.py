@@ -28,7 +28,7 @@ def _print(step: Step, config: Config, title: str) -> None:
     r = _report(step, config)
     print(f"{title}: {step.cycles} cycles, {r['seconds'] * 1e3:.3f} ms, {r['tokens_per_second']:.3f} tokens/s at "
           f"{config.clock_mhz:g} MHz")
-    print(f"  {step.useful_bytes / 1e6:.2f} MB of weights, keys and values: {r['bandwidth_utilisation']:.2%} of the "
+    print(f"  {step.useful_bytes / 1e6:.2f} MB of weights and cache: {r['bandwidth_utilisation']:.2%} of the "
           f"peak of {peak_bytes_per_cycle(config) * config.clock_mhz / 1e3:.2f} GB/s; "
           f"PE slots of the GEMMs: {step.gemm_slots:.2%}")
 
