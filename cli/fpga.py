@@ -14,7 +14,7 @@ from rich.table import Table
 from wordline.cli.common import ConfigArgument, JsonOption, SetOption, one_line_errors, say
 from wordline.compiler.model import load_model
 from wordline.fpga.boards import BAUD, BOARDS, plan
-from wordline.fpga.build import Report, make_array, make_top
+from wordline.fpga.build import Report, make_array, make_sdram, make_top
 from wordline.fpga.build import build as build_board
 from wordline.fpga.devices import DEVICES, find_device
 from wordline.fpga.resources import Estimate, Estimator, as_dict, smaller_arrays
@@ -140,6 +140,7 @@ def build(
     """Make a bitstream of a board with a model in its block RAM: type a prompt into its serial port, get text.
 
     Boards too small for the accelerator get one PE array that tests itself: any byte on the serial port brings a line.
+    ulx3s-sdram has its model in SDRAM: a computer sends it over the serial port (docs/boards.md).
     Needs no tool but those of `pip install 'wordline[boards]'`. Takes 10 to 15 minutes, a PE array one.
 
     Examples:
@@ -160,6 +161,11 @@ def build(
             if model or set_:
                 raise ConfigError(f"{board} carries one PE array and no model: leave out --model and --set")
             files = plan(target, make_array(target), {})
+        elif target.sdram:
+            if model:
+                raise ConfigError(f"{board} gets its model over the serial port (docs/boards.md): leave out --model")
+            config = load_config(target.config, set_ or [])
+            files = plan(target, make_sdram(target, config), rtl.sources(config))
         else:
             config = load_config(target.config, set_ or [])
             say(f"compiling {model or 'austen'} and the RTL of {config.name}")

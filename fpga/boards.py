@@ -13,14 +13,17 @@ from amaranth.build.run import BuildPlan
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
-from amaranth.lib.wiring import Component
+from amaranth.lib.wiring import Component, connect
 from amaranth.vendor import GowinPlatform
 
 from wordline.fpga.flows import FLOWS, Flow
 from wordline.fpga.memories import small_to_luts
 from wordline.fpga.pe_selftest import ArrayTest
+from wordline.fpga.sdram_top import SdramPads
 
 BAUD = 115200
+#: Where a whole model comes over the serial port.
+SDRAM_BAUD = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Board:
     config : str, a shipped configuration; context : int, longest sequence that fits with the embedded model
     lut_words : int, memories of the accelerator with so many words or fewer are LUT RAM: block RAM is the model's
     array : ArrayTest | None, what a board without the accelerator carries
+    sdram : bool, the model is in the board's SDRAM and comes over the serial port
     """
 
     name: str
@@ -71,6 +75,7 @@ class Board:
     context: int = 0
     lut_words: int = 0
     array: ArrayTest | None = None
+    sdram: bool = False
 
     @property
     def flow(self) -> Flow:
@@ -79,7 +84,12 @@ class Board:
     @property
     def divisor(self) -> int:
         """Clock cycles per bit of the serial port."""
-        return round(self.clock_mhz * 1e6 / BAUD)
+        return round(self.clock_mhz * 1e6 / self.baud)
+
+    @property
+    def baud(self) -> int:
+        """Bits per second of the serial port."""
+        return SDRAM_BAUD if self.sdram else BAUD
 
     def platform(self) -> Any:
         """Amaranth's description of the board; raises ImportError without `amaranth-boards`."""
@@ -120,6 +130,9 @@ BOARDS = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S-85F", platform_class="amaranth_boards.ulx3s:ULX3S_85F_Platform",
           device=("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
           pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", **_ECP5),
+    Board("ulx3s-sdram", "Radiona ULX3S-85F, SDRAM", "ecp5", "amaranth_boards.ulx3s:ULX3S_85F_Platform",
+          ("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
+          pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", config="ulx3s", seed=2, sdram=True),
     Board("orangecrab", "OrangeCrab r0.2-85F",
           platform_class="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
           device=("--85k", "--package", "CSFBGA285", "--speed", "8"), clock="clk", clock_mhz=48.0,
@@ -196,6 +209,9 @@ class BoardTop(Component):
         name, member = self.board.led
         light = platform.request(name, 0, dir="-")
         m.submodules.led = led = io.Buffer("o", getattr(light, member) if member else light)
+        if "sdram" in inner.signature.members:
+            m.submodules.sdram = pads = SdramPads(inner.timing)
+            connect(m, inner.sdram, pads.pins)
         m.d.comb += [inner.rx.eq(rx.i), tx.o.eq(inner.tx), led.o.eq(inner.running & ~ResetSignal())]
         return m
 

@@ -15,8 +15,10 @@ from wordline.compiler.transformer import compile_model
 from wordline.fpga.boards import Board
 from wordline.fpga.host import BytePairs
 from wordline.fpga.pe_selftest import PeSelfTest
+from wordline.fpga.sdram_top import SdramTop
 from wordline.fpga.uart_top import UartTop
 from wordline.rtl.config import Config
+from wordline.rtl.sdram import SdramTiming
 
 #: Runs a tool with arguments in a folder.
 Run = Callable[[list[str], Path], str]
@@ -79,6 +81,11 @@ def make_top(board: Board, config: Config, model: Model) -> UartTop:
     """The circuit of a board that carries the accelerator, with a model in its memory."""
     program = compile_model(model, config, context=board.context, keep_logits=False)
     return UartTop(config, program, BytePairs.read(model.folder), eos=model.config.eos, divisor=board.divisor)
+
+
+def make_sdram(board: Board, config: Config) -> SdramTop:
+    """The circuit of a board that carries the accelerator, and its model in SDRAM."""
+    return SdramTop(config, SdramTiming.at(board.clock_mhz), divisor=board.divisor)
 
 
 def make_array(board: Board) -> PeSelfTest:

@@ -1,7 +1,7 @@
 """The accelerator with its model in SDRAM and a serial port: everything of such a board but clock and pins."""
 
 from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
-from amaranth.lib import wiring
+from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from wordline.fpga.uart import UartReceiver, UartTransmitter
@@ -71,4 +71,32 @@ class SdramTop(wiring.Component):
             bridge.received.eq(receiver.byte), bridge.received_valid.eq(receiver.valid),
             bridge.running.eq(self.running), share.running.eq(self.running),
         ]
+        return m
+
+
+class SdramPads(wiring.Component):
+    """The pads of a board's chip, ``sdram`` 0 of the platform, with the controller's clock inverted.
+
+    Members
+    -------
+    pins : In(SdramPins)
+    """
+
+    def __init__(self, timing: SdramTiming):
+        super().__init__({"pins": In(SdramPins(timing))})
+
+    def elaborate(self, platform):
+        m = Module()
+        pins, pads = self.pins, platform.request("sdram", 0, dir="-")
+        m.submodules.clock = clock = io.DDRBuffer("o", pads.clk)
+        m.d.comb += [clock.o[0].eq(0), clock.o[1].eq(1)]  # high in the second half of a cycle
+        # RAS, CAS and WE are active low: the platform's ports turn them round, as they do CS.
+        outputs = {"clk_en": pins.cke, "cs": Const(1, 1), "ras": ~pins.command.as_value()[2],
+                   "cas": ~pins.command.as_value()[1], "we": ~pins.command.as_value()[0],
+                   "ba": pins.ba, "a": pins.a, "dqm": pins.dqm}
+        for name, value in outputs.items():
+            m.submodules[name] = buffer = io.Buffer("o", getattr(pads, name))
+            m.d.comb += buffer.o.eq(value)
+        m.submodules.dq = dq = io.Buffer("io", pads.dq)
+        m.d.comb += [dq.o.eq(pins.dq_o), dq.oe.eq(pins.dq_oe), pins.dq_i.eq(dq.i)]
         return m

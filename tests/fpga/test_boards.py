@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from wordline.cli.main import app
 from wordline.fpga.boards import BOARDS, Board, plan
+from wordline.fpga.build import make_sdram
 from wordline.fpga.pe_selftest import ArrayTest, PeSelfTest
+from wordline.rtl.config import load_config
 
 TINY = ArrayTest("mac", 1, 1, 4, 8, ("INT4",), groups=3)
 ARRAYS = [name for name, board in BOARDS.items() if board.array]
@@ -21,7 +23,17 @@ def test_the_plan_names_pins_and_tools(board: Board):
     assert "uart_0__rx__io" in pins and "uart_0__tx__io" in pins
     assert f"synth_{board.chip}" in script and board.flow.netlist in script + commands
     assert all(option in commands for option in board.flow.routing)
-    assert abs(board.clock_mhz * 1e6 / board.divisor / 115200 - 1) < 0.01
+    assert abs(board.clock_mhz * 1e6 / board.divisor / board.baud - 1) < 0.01
+
+
+def test_the_sdrams_pins_are_in_the_plan():
+    board = BOARDS["ulx3s-sdram"]
+    files = plan(board, make_sdram(board, load_config(board.config)), {}).files
+    pins = str(files["top.lpf"])
+    for name in ("clk__io", "clk_en__io", "cs__io", "we__io", "ras__io", "cas__io", "ba__io[1]", "a__io[12]",
+                 "dqm__io[1]", "dq__io[15]"):
+        assert f'"sdram_0__{name}"' in pins, name
+    assert "ODDRX1F" in str(files["top.il"])  # the chip's clock
 
 
 @pytest.mark.parametrize("board", [b for b in BOARDS.values() if b.chip == "ecp5"], ids=lambda board: board.name)
