@@ -2,13 +2,16 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 
 from wordline.cli.common import (
+    Beside,
     ConfigArgument,
     JsonOption,
     ModelArgument,
@@ -33,20 +36,39 @@ from wordline.sim.texts import DOMAINS
 Backend = Literal["functional", "rtl"]
 
 
-def _functional(generator: Generator, config: Config, stream: TextStream) -> Generation:
+def _functional(generator: Generator, config: Config, stream: TextStream) -> tuple[Generation, float]:
+    start = time.time()
     result = generator.functional(FunctionalMachine(config), stream.show)
     stream.end()
-    return result
+    return result, time.time() - start
+
+
+def _functional_beside(generator: Generator, config: Config) -> Beside[tuple[Generation, float]]:
+    """`_functional`, silent, while the RTL runs, which leaves the interpreter alone most of the time."""
+    def run(check: Callable[[], None]) -> tuple[Generation, float]:
+        start = time.time()
+        return generator.functional(FunctionalMachine(config), lambda tokens: check()), time.time() - start
+
+    return Beside(run)
 
 
 def _rtl(generator: Generator, config: Config, stream: TextStream, *, stalls: float, seed: int,
          wave: tuple[Path, int, int] | None) -> tuple[Generation, float]:
     machine = RtlMachine(config, waveform=wave is not None, say=say)
-    start = time.time()
-    result = generator.rtl(machine, lambda tokens, cycles: stream.show(tokens), stalls=stalls, seed=seed,
-                           wave=wave)
-    stream.end()
-    return result, time.time() - start
+    start, total = time.time(), len(generator.prompt) + generator.count
+
+    def show(tokens: np.ndarray, cycles: int) -> None:
+        seconds = time.time() - start
+        stream.show(tokens, f"token {len(tokens)} of {total}, {cycles / 1e6:.1f} million cycles, "
+                            f"{cycles / max(seconds, 1e-3) / 1e3:.0f} k/s, {seconds:.0f} s")
+
+    try:
+        result = generator.rtl(machine, show, stalls=stalls, seed=seed, wave=wave)
+    finally:
+        stream.close()
+    seconds = time.time() - start
+    stream.end(result.tokens)
+    return result, seconds
 
 
 def _accuracy_line(model: Model, config: Config, source: Model) -> tuple[str, dict]:
@@ -111,9 +133,17 @@ def run(
         report: dict = {"config": cfg.name, "hardware": cfg.hardware_hash(), "model": llm.config.name,
                         "types": asdict(cfg.types), "compile_seconds": round(compile_seconds, 3)}
         results: list[Generation] = []
+        other: Beside[tuple[Generation, float]] | None = None
         if backend == "rtl" or compare_backends:
-            generation, seconds = _rtl(generator, cfg, TextStream(llm.tokenizer, quiet=json_), stalls=stalls,
-                                       seed=seed, wave=window)
+            if compare_backends:
+                other = _functional_beside(generator, cfg)
+            try:
+                generation, seconds = _rtl(generator, cfg, TextStream(llm.tokenizer, quiet=json_), stalls=stalls,
+                                           seed=seed, wave=window)
+            except BaseException:
+                if other is not None:
+                    other.cancel()
+                raise
             results.append(generation)
             assert generation.result is not None
             cycles, passes = generation.result.cycles, len(generation.tokens) - 1
@@ -124,10 +154,13 @@ def run(
                           f"({cfg.clock_mhz * 1e6 / (cycles / passes):.1f} positions/s at {cfg.clock_mhz:g} MHz); "
                           f"simulated at {cycles / seconds:.0f} cycles/s, {seconds / passes:.2f} s per position")
         if backend == "functional" or compare_backends:
-            start = time.time()
-            quiet = json_ or bool(results)
-            results.append(_functional(generator, cfg, TextStream(llm.tokenizer, quiet=quiet)))
-            report["functional_seconds"] = round(time.time() - start, 3)
+            if other is not None:
+                with console.status("waiting for the functional simulator"):
+                    generation, seconds = other.result()
+            else:
+                generation, seconds = _functional(generator, cfg, TextStream(llm.tokenizer, quiet=json_))
+            results.append(generation)
+            report["functional_seconds"] = round(seconds, 3)
         final = results[0]
         report |= {"tokens": [int(t) for t in final.tokens], "prompt_tokens": final.prompt,
                    "text": llm.tokenizer.decode([int(t) for t in final.tokens])}
@@ -172,7 +205,7 @@ def demo(
         rtl, seconds = _rtl(generator, cfg, TextStream(llm.tokenizer, quiet=False), stalls=0, seed=0,
                             wave=(wave, 0, 3000))
         assert rtl.result is not None
-        functional = _functional(generator, cfg, TextStream(llm.tokenizer, quiet=True))
+        functional, _ = _functional(generator, cfg, TextStream(llm.tokenizer, quiet=True))
         difference = compare(rtl, functional)
         console.print(_accuracy_line(llm, cfg, llm)[0])
         cycles = rtl.result.cycles

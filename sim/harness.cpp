@@ -2,6 +2,10 @@
 //
 // DRAM is a flat buffer that the caller owns; bus.hpp says in which cycle it answers. A write is applied when
 // address and data are there. Several AXI ports are driven alike, as one: each brings its slice of every beat.
+//
+// The accelerator sits in a module `bench` (sim/rtl.py) that registers every input: what is set before an edge is there
+// in the cycle after it. So one evaluation a cycle is enough, at the edge, with registers and inputs new at once;
+// otherwise what depends on an input would be computed when it changes and again after the edge.
 
 #include <algorithm>
 #include <chrono>
@@ -11,7 +15,7 @@
 #include <memory>
 #include <vector>
 
-#include "Vaccelerator.h"
+#include "Vbench.h"
 #include "bus.hpp"
 #include "verilated.h"
 #ifdef WITH_TRACE
@@ -54,7 +58,7 @@ template <typename T> uint8_t *bytes(T &port) { return reinterpret_cast<uint8_t 
 
 struct Machine {
     std::unique_ptr<VerilatedContext> context{new VerilatedContext};
-    std::unique_ptr<Vaccelerator> top;
+    std::unique_ptr<Vbench> top;
     uint8_t *memory = nullptr;
     uint64_t size = 0;
     int64_t now = 0;
@@ -74,15 +78,16 @@ struct Machine {
 
     int64_t time() const { return now - origin; }  // in cycles of the program
 
-    void dump(int phase) {
+    // The waveform of cycle `at`: its first half, or its second, which begins with the edge.
+    void dump(int64_t at, int half) {
 #ifdef WITH_TRACE
-        if (wave && now >= wave_from && now < wave_to) wave->dump((uint64_t)(10 * (now - wave_from) + 5 * phase));
+        if (wave && at >= wave_from && at < wave_to) wave->dump((uint64_t)(10 * (at - wave_from) + 5 * half));
 #endif
-        (void)phase;
+        (void)at, (void)half;
     }
 
     void offer_read() {
-        Vaccelerator &t = *top;
+        Vbench &t = *top;
         wordline::Beat beat;
         if (t.AXI(rvalid) || !bus->offer(time(), beat)) return;  // once offered, a beat stays
         bool inside = beat.address + BEAT <= size;
@@ -121,7 +126,7 @@ struct Machine {
 
     // Ports that are treated alike must behave alike.
     void check_lockstep() {
-        Vaccelerator &t = *top;
+        Vbench &t = *top;
 #define COMPARE(prefix, i)                                                                                     \
     lockstep &= t.SIGNAL(prefix, arvalid) == t.AXI(arvalid) && t.SIGNAL(prefix, araddr) == t.AXI(araddr) &&    \
                 t.SIGNAL(prefix, arlen) == t.AXI(arlen) && t.SIGNAL(prefix, awvalid) == t.AXI(awvalid) &&      \
@@ -130,9 +135,9 @@ struct Machine {
         EACH_PORT(COMPARE)
     }
 
-    // One clock cycle: offer inputs, see what is taken, clock, update.
-    void cycle() {
-        Vaccelerator &t = *top;
+    // What the memory says in cycle `now`.
+    void offer() {
+        Vbench &t = *top;
         SET(arready, bus->ready(wordline::AR, time()));
         SET(awready, bus->ready(wordline::AW, time()));
         SET(wready, bus->ready(wordline::W, time()));
@@ -141,9 +146,12 @@ struct Machine {
             SET(bvalid, 1);
             SET(bresp, bus->answer_bad() ? SLVERR : 0);
         }
-        t.clk = 0;
-        t.eval();
-        dump(0);
+    }
+
+    // One clock cycle: see what is taken, offer what the next cycle gets, clock.
+    void cycle() {
+        Vbench &t = *top;
+        dump(now, 0);
         check_lockstep();
         bool ar = t.AXI(arvalid) && t.AXI(arready), aw = t.AXI(awvalid) && t.AXI(awready);
         bool w = t.AXI(wvalid) && t.AXI(wready), r = t.AXI(rvalid) && t.AXI(rready);
@@ -160,15 +168,18 @@ struct Machine {
         }
         apply_writes();
         if (record) record_events();
-        t.clk = 1;
-        t.eval();
-        dump(1);
         if (r) SET(rvalid, 0);
         if (b) {
             SET(bvalid, 0);
             bus->answered();
         }
-        now++;
+        const int64_t ends = now++;
+        offer();
+        t.clk = 1;
+        t.eval();
+        dump(ends, 1);
+        t.clk = 0;
+        t.eval();
     }
 };
 
@@ -185,6 +196,7 @@ void machine_reset(Machine *m) {
     m->top->rst = 1;
     for (int i = 0; i < 4; i++) m->cycle();
     m->top->rst = 0;
+    m->cycle();
 }
 
 Machine *machine_new(uint8_t *memory, uint64_t size) {
@@ -193,9 +205,11 @@ Machine *machine_new(uint8_t *memory, uint64_t size) {
 #ifdef WITH_TRACE
     m->context->traceEverOn(true);
 #endif
-    m->top.reset(new Vaccelerator{m->context.get()});
+    m->top.reset(new Vbench{m->context.get()});
     m->memory = memory, m->size = size;
     m->bus.reset(new wordline::Bus{1, BEAT, PORTS, nullptr});
+    m->top->clk = 0;
+    m->top->eval();
     machine_reset(m);
     return m;
 }
@@ -226,13 +240,11 @@ void machine_write(Machine *m, uint32_t address, uint32_t value) {
     t.s_axi_control_awaddr = address, t.s_axi_control_awvalid = 1;
     t.s_axi_control_wdata = value, t.s_axi_control_wstrb = 15, t.s_axi_control_wvalid = 1;
     t.s_axi_control_bready = 1;
-    bool taken = false;
-    while (!taken) {
-        t.eval();
+    m->cycle();
+    for (bool taken = false; !taken; m->cycle()) {
         taken = t.s_axi_control_awready && t.s_axi_control_wready;
-        m->cycle();
+        if (taken) t.s_axi_control_awvalid = t.s_axi_control_wvalid = 0;
     }
-    t.s_axi_control_awvalid = t.s_axi_control_wvalid = 0;
     while (!t.s_axi_control_bvalid) m->cycle();
     m->cycle();
 }
@@ -240,26 +252,25 @@ void machine_write(Machine *m, uint32_t address, uint32_t value) {
 uint32_t machine_read(Machine *m, uint32_t address) {
     auto &t = *m->top;
     t.s_axi_control_araddr = address, t.s_axi_control_arvalid = 1, t.s_axi_control_rready = 1;
-    bool taken = false;
-    while (!taken) {
-        t.eval();
+    m->cycle();
+    for (bool taken = false; !taken; m->cycle()) {
         taken = t.s_axi_control_arready;
-        m->cycle();
+        if (taken) t.s_axi_control_arvalid = 0;
     }
-    t.s_axi_control_arvalid = 0;
     while (!t.s_axi_control_rvalid) m->cycle();
     uint32_t value = t.s_axi_control_rdata;
     m->cycle();
     return value;
 }
 
-// Starts the program by a write to CONTROL. The sequencer runs from the second cycle after the write.
+// Starts the program by a write to CONTROL, which is there in the next cycle. The sequencer runs from the second cycle
+// after that.
 void machine_start(Machine *m, uint32_t control, int record) {
     m->record = record;
     m->events.clear();
     std::fill_n(m->count, UNITS, 0);
     for (auto &queue : m->started) queue.clear();
-    m->origin = m->now + 2;
+    m->origin = m->now + 3;
     m->bus->restart();
     machine_write(m, control, 1);
 }
@@ -289,7 +300,7 @@ int machine_wave(Machine *m, const char *path, uint64_t from, uint64_t to) {
     m->wave.reset(new VerilatedVcdC);
     m->top->trace(m->wave.get(), 99);
     m->wave->open(path);
-    m->wave_from = m->now + 2 + (int64_t)from, m->wave_to = m->now + 2 + (int64_t)to;
+    m->wave_from = m->now + 3 + (int64_t)from, m->wave_to = m->now + 3 + (int64_t)to;
     return m->wave->isOpen();
 #else
     (void)m, (void)path, (void)from, (void)to;
