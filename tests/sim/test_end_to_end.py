@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wordline.compiler.catalogue import CATALOGUE
 from wordline.compiler.model import load_model
 from wordline.compiler.transformer import compile_model
 from wordline.rtl.config import Config, TypesConfig, load_config
@@ -21,6 +22,9 @@ TYPES = [TypesConfig(weights=w, acts=a, kv=kv) for w, a, kv in [
     ("int5", 8, "int8"), ("int1", 8, "int8"), ("mxfp4", 8, "int8"), ("nvfp4", 8, "int8"), ("pow2x3", 8, "int8"),
 ]]
 WEIGHTS = f"array.weights={json.dumps(sorted({t.weights for t in TYPES}))}"
+
+#: One token and 1024 lanes at once, and a bus that feeds them.
+WIDE = ("array.rows=1", "array.cols=32", "array.lanes=32", "bus.data_bits=1024")
 
 # Two families, two shapes: rows, columns, lanes, bus, vector lanes and drain all differ.
 HARDWARE = {
@@ -108,3 +112,17 @@ def test_64_tokens(model, machines, types):
         generator, _ = make(model, config, types, 64)
         rtl = generator.rtl(machines[name], lambda tokens, cycles: None)
         assert compare(rtl, functional(model, config, types, 64)).bits == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sets", [(), WIDE], ids=["bitmod", "1024-lanes"])
+def test_smollm2_on_the_rtl(sets):
+    """A real model of 135 million parameters, with and without 1024 lanes (`wordline models get smollm2`)."""
+    if not CATALOGUE["smollm2"].fetched:
+        pytest.skip("wordline models get smollm2")
+    model, config = load_model("smollm2"), load_config("bitmod", list(sets))
+    program = compile_model(model, config, context=256)
+    generator = Generator(model, program, model.tokenizer.encode("The capital of France is").ids, 2)
+    rtl = generator.rtl(RtlMachine(config), lambda tokens, cycles: None)
+    assert compare(rtl, generator.functional(FunctionalMachine(config), lambda tokens: None)).bits == 0
+    assert model.tokenizer.decode([int(t) for t in rtl.tokens]).startswith("The capital of France is Paris")
