@@ -12,12 +12,13 @@ from wordline.compiler.model import Model
 from wordline.compiler.places import Sizes
 from wordline.compiler.weights import (
     ALIGNMENT,
+    Kept,
     Matrix,
     MemoryMap,
     embedding_row,
     int8_embedding,
+    kept_in_tiles,
     make_matrix,
-    pruned_groups,
     quantised,
     require,
     shape_matrix,
@@ -134,7 +135,7 @@ class Image:
         order = self._caches()
         parts_of = {name: (parts, (sum(shapes[f"{part}.weight"][0] for part in parts), shapes[f"{parts[0]}.weight"][1]))
                     for name, parts in matrices(c).items()}
-        kept = {name: pruned_groups(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
+        kept = {name: kept_in_tiles(config, model, name, [[f"model.layers.{i}.{part}.weight" for part in parts]
                                                           for i in range(c.layers)], body[name], shape)
                 for name, (parts, shape) in parts_of.items()}
         for i in range(c.layers):
@@ -225,7 +226,7 @@ class Image:
         return self._put(name, 4 * size, gain, dtype="float32")
 
     def _matrix(self, name: str, tensors: list[str], shape: tuple[int, int], dtype: WeightType, *,
-                prunes: bool = True, kept: int | None = None) -> Matrix:
+                prunes: bool = True, kept: Kept | None = None) -> Matrix:
         """The rows of some tensors, one below the other, as one matrix [N, K]."""
         if self.model.shape_only:
             return shape_matrix(self.config, name, shape, dtype, bounded=self.bounded, kept=kept)

@@ -8,7 +8,7 @@ import numpy as np
 from wordline.compiler.model import Model
 from wordline.compiler.program import Symbol
 from wordline.pe.datatypes import WEIGHT_TYPES, AuxKind, WeightType, act_max
-from wordline.pe.prune import kept_of, prune
+from wordline.pe.prune import kept_of, prune, prune_nm, words_kept
 from wordline.pe.quantize import QuantTensor, quantize
 from wordline.rtl.config import Config, TypesConfig
 from wordline.rtl.isa import CodeOrder
@@ -51,6 +51,14 @@ class MemoryMap:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What tiles hold of a pruned matrix: so many of its `groups`, or so many `words` of every window of the array."""
+
+    groups: int = 0
+    words: int = 0
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A weight matrix as the array consumes it: its datatype, layout, tiles and bytes."""
 
@@ -75,7 +83,7 @@ class Matrix:
                 "group_steps": lay.group_steps, "groups": lay.groups, "aux": int(lay.aux),
                 "channel_scales": int(lay.channel_scales), "group_scales": int(lay.group_scales),
                 "float_scales": int(lay.float_scales), "sparse": int(lay.sparse),
-                "order": int(lay.order)}
+                "kept": lay.kept, "order": int(lay.order)}
 
 
 def weight_type(config: Config, name: str) -> WeightType:
@@ -94,26 +102,30 @@ def quantised(model: Model, name: str, tensors: list[str], dtype: str, types: Ty
     Raises
     ------
     CompileError
-        A quantiser has rounded them for other types, or without pruning them.
+        A quantiser has rounded them for other types, or without pruning them; the type has no zero for single weights
+        that are pruned.
     """
     group_size = WEIGHT_TYPES[dtype].group(types.group_size)
-    keep = types.keep if prunes else 1.0
+    prunes = prunes and types.prunes
+    require(not (prunes and types.nm) or WEIGHT_TYPES[dtype].has_zero,
+            f"{name}: types.nm = {types.nm} leaves out single weights, and {dtype} has no zero: choose another type")
     q = model.quantised.get(name)
     if q is None:
         weights = [model.tensors[tensor] for tensor in tensors]
         matrix = weights[0] if len(weights) == 1 else np.concatenate(weights)
-        if keep < 1:
+        if prunes:
             matrix = pruned(types, group_size, matrix)
         return quantize(matrix, WEIGHT_TYPES[dtype], group_size, scale_bits=scale_bits)
-    require(keep == 1, f"{name} was rounded by a quantiser, which does not prune: types.keep = {keep:g}")
+    require(not prunes, f"{name} was rounded by a quantiser, which does not prune: "
+                        f"{f'types.nm = {types.nm}' if types.nm else f'types.keep = {types.keep:g}'}")
     require(q.dtype.name == dtype and q.group_size == (group_size or q.shape[1]),
             f"{name} was rounded to {q.dtype.name} in groups of {q.group_size}, not to {dtype} of {group_size}")
     return q
 
 
-def make_matrix(config: Config, name: str, q: QuantTensor, kept: int | None = None) -> Matrix:
-    """Pack W[N, K] and check that the array can take it. With `kept` groups in a tile; those that it has beside the
-    ones that its channels keep are zeros.
+def make_matrix(config: Config, name: str, q: QuantTensor, kept: Kept | None = None) -> Matrix:
+    """Pack W[N, K] and check that the array can take it. What a tile holds of a pruned matrix beside what its channels
+    keep are zeros.
 
     Raises
     ------
@@ -126,9 +138,51 @@ def make_matrix(config: Config, name: str, q: QuantTensor, kept: int | None = No
     if layout.sparse:
         there = tile_groups(q.scales != 0, config.array.cols)
         index = np.sort(np.argsort(~there, axis=1, kind="stable")[:, : layout.groups], axis=1) * layout.group_steps
-    check_accumulator(config, name, int(np.abs(q.integers()).sum(1, dtype=np.int64).max()))
+    integers = q.integers()
+    if layout.kept:
+        index = picks(layout, integers != 0)
+    check_accumulator(config, name, int(np.abs(integers).sum(1, dtype=np.int64).max()))
     raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale, index)
     return Matrix(q.dtype, layout, ceil_div(q.shape[0], config.array.cols), raw)
+
+
+def picks(layout: TileLayout, there: np.ndarray) -> np.ndarray:
+    """uint8[tiles, steps, lanes]: the words of its window that each lane needs for the elements which are `there`
+    (bool[N, K]) for any of a tile's channels, in increasing order, filled up with others."""
+    n, k = there.shape
+    tiles = ceil_div(n, layout.cols)
+    padded = np.zeros((tiles * layout.cols, k), bool)
+    padded[:n] = there
+    wanted = padded.reshape(tiles, layout.cols, -1, layout.window, layout.lanes).any(1)
+    assert wanted.sum(2).max() <= layout.kept, "more weights than `words_kept` promises"
+    chosen = np.sort(np.argsort(~wanted, axis=2, kind="stable")[:, :, : layout.kept], axis=2)
+    return chosen.astype(np.uint8).reshape(tiles, layout.steps, layout.lanes)
+
+
+def kept_words(config: Config, name: str, dtype: WeightType, shape: tuple[int, int]) -> Kept | None:
+    """Words in every window of a matrix's tiles with single weights pruned; None if there is none to leave out.
+
+    They follow from the types alone, so that time does not depend on data.
+
+    Raises
+    ------
+    CompileError
+        Groups, or rows, are not whole windows.
+    """
+    a, types, k = config.array, config.types, shape[1]
+    if not (types.nm and a.window):
+        return None
+    per, across = types.keep_channels, a.cols
+    # A tile's channels lie in so many blocks that each have a pattern.
+    patterns = 1 if per % across == 0 else across // per if across % per == 0 else (across - 2) // per + 2
+    words = words_kept(*types.n_of_m, types.nm_stride, lanes=a.lanes, window=a.window, patterns=patterns)
+    if words == a.window:
+        return None
+    group, whole = dtype.group(types.group_size) or k, a.window * a.lanes
+    require(k % whole == 0 and group % whole == 0,
+            f"{name}: an array that leaves out single weights takes rows and groups of whole windows, array.window x "
+            f"array.lanes = {whole} elements of K; K = {k}, types.group_size = {group}")
+    return Kept(words=words)
 
 
 def tile_groups(kept: np.ndarray, cols: int) -> np.ndarray:
@@ -139,20 +193,22 @@ def tile_groups(kept: np.ndarray, cols: int) -> np.ndarray:
     return np.asarray(padded.reshape(-1, cols, groups).any(1))
 
 
-def pruned_groups(config: Config, model: Model, name: str, tensors: list[list[str]], dtype: WeightType,
-                  shape: tuple[int, int]) -> int | None:
-    """Groups in a tile of matrices of one shape, all layers' alike; None if there is none to leave out.
+def kept_in_tiles(config: Config, model: Model, name: str, tensors: list[list[str]], dtype: WeightType,
+                  shape: tuple[int, int]) -> Kept | None:
+    """What the tiles of matrices of one shape hold, all layers' alike; None if there is nothing to leave out.
 
-    All their tiles have as many as the fullest, so that time does not depend on data and one loop serves all layers.
-    Of a model whose shape alone is known, the channels of a tile are taken to keep all groups among them unless they
-    keep the same.
+    Single weights: `kept_words`. Of groups all tiles have as many as the fullest, so that time does not depend on
+    data and one loop serves all layers. Of a model whose shape alone is known, the channels of a tile are taken to keep
+    all groups among them unless they keep the same.
 
     Raises
     ------
     CompileError
-        Rows are not whole groups.
+        Rows are not whole groups; as `kept_words`.
     """
     types, cols = config.types, config.array.cols
+    if types.nm:
+        return kept_words(config, name, dtype, shape)
     if types.keep == 1 or not config.array.sparse:
         return None
     n, k = shape
@@ -167,15 +223,18 @@ def pruned_groups(config: Config, model: Model, name: str, tensors: list[list[st
             weights = pruned(types, group, np.concatenate([model.tensors[tensor] for tensor in parts]))
             kept = np.asarray(weights.reshape(n, k // group, group).any(-1))
             most = max(most, int(tile_groups(kept, cols).sum(1).max()))
-    return most if most < k // group else None
+    return Kept(groups=most) if most < k // group else None
 
 
 def pruned(types: TypesConfig, group: int, weights: np.ndarray) -> np.ndarray:
+    """W as the types prune it: single weights, or groups."""
+    if types.nm:
+        return prune_nm(weights, *types.n_of_m, stride=types.nm_stride, channels=types.keep_channels)
     return prune(weights, group, types.keep, channels=types.keep_channels, window=types.keep_window)
 
 
 def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: WeightType, *,
-                 bounded: bool = True, kept: int | None = None) -> Matrix:
+                 bounded: bool = True, kept: Kept | None = None) -> Matrix:
     """As `make_matrix` for a matrix of which only the shape [N, K] is known. Not `bounded`: its accumulators are
     somebody else's care.
 
@@ -190,8 +249,8 @@ def shape_matrix(config: Config, name: str, shape: tuple[int, int], dtype: Weigh
     return Matrix(dtype, layout, ceil_div(shape[0], config.array.cols), None)
 
 
-def matrix_layout(config: Config, name: str, k: int, dtype: WeightType, kept: int | None = None) -> TileLayout:
-    """The tiles of a matrix with rows of `k`, if the array can take them; with `kept` groups each, if any are
+def matrix_layout(config: Config, name: str, k: int, dtype: WeightType, kept: Kept | None = None) -> TileLayout:
+    """The tiles of a matrix with rows of `k`, if the array can take them; with what is `kept`, if anything is
     missing."""
     a, m = config.array, config.memory
     group = dtype.group(config.types.group_size)
@@ -204,9 +263,15 @@ def matrix_layout(config: Config, name: str, k: int, dtype: WeightType, kept: in
             f"{name}: K = {k} does not fit memory.act_elements = {m.act_elements}")
     require((group or steps * a.lanes) <= a.group_max,
             f"{name}: groups of {group or k} are above array.group_max = {a.group_max}")
+    kept = kept or Kept()
+    group_steps = group // a.lanes
+    if kept.groups:
+        steps = kept.groups * group_steps
+    elif kept.words:
+        steps, group_steps = (s // a.window * kept.words for s in (steps, group_steps))
     layout = TileLayout(cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
-                        steps=steps if kept is None else kept * group // a.lanes, sparse=kept is not None,
-                        group_steps=group // a.lanes, aux=AuxKind(dtype.aux),
+                        steps=steps, group_steps=group_steps, sparse=kept.groups > 0,
+                        window=a.window, kept=kept.words, aux=AuxKind(dtype.aux),
                         float_scales=dtype.float_scales,
                         order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
     for what, size in (("group scales", layout.scale_bytes), ("selects or zero points", layout.aux_bytes)):

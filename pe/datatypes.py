@@ -182,6 +182,11 @@ class WeightType:
             return (1 << self.bits) - 1
         return max(int(np.abs(self.codebook(select)[0]).max()) for select in range(selects(self.kind)))
 
+    @property
+    def has_zero(self) -> bool:
+        """Whether every group can say that a weight is 0."""
+        return self.aux is AuxKind.ZERO or bool((decode_tables(self.kind) == 0).any(1).all())
+
     def decode(self, codes: np.ndarray, aux: np.ndarray | int = 0) -> np.ndarray:
         """int16 values of uint8 codes as the PE sees them: a zero point is still to be subtracted."""
         if self.aux in (AuxKind.SELECT, AuxKind.GAPS):

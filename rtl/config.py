@@ -59,6 +59,9 @@ class ArrayConfig:
         Accumulators converted to float32 per cycle; a power of two, at most `cols`.
     sparse : bool
         Tiles may leave out weight groups: their header says which are there.
+    window : int
+        Tiles may leave out single weights, N of M = `window` kept (N:M sparsity): of the elements of a lane in so many
+        neighbouring words of the activation buffer, which then has an address for each lane. 2, 4, 8 or 16; 0: none.
     """
 
     family: str = "mac"
@@ -72,6 +75,7 @@ class ArrayConfig:
     group_max: int = 1024
     drain_lanes: int = 1
     sparse: bool = False
+    window: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -96,6 +100,7 @@ class ArrayConfig:
                f"from array.group_min ({self.group_min}) to 65536")
         _check(_power_of_two(self.drain_lanes) and self.drain_lanes <= self.cols, "array.drain_lanes",
                self.drain_lanes, f"a power of two, at most array.cols ({self.cols})")
+        _check(self.window in (0, 2, 4, 8, 16), "array.window", self.window, "2, 4, 8 or 16; 0 for none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +224,10 @@ class TypesConfig:
     Of the groups of the layers' matrices the share `keep` is kept, the rest pruned (`wordline.pe.prune`);
     `keep_channels` neighbouring channels keep the same, and of every `keep_window` groups the same number (0: of a
     row).
+
+    `nm`, as "2:4", prunes single weights instead: of every M elements of K that lie `nm_stride` apart N are kept, the
+    same ones by `keep_channels` neighbouring channels. An array with `array.window` leaves them out; it leaves out
+    most if `nm_stride` is its lanes, M its window, and `keep_channels` a multiple of its columns.
     """
 
     weights: str = "int4"
@@ -230,6 +239,8 @@ class TypesConfig:
     keep: float = 1.0
     keep_channels: int = 8
     keep_window: int = 0
+    nm: str = ""
+    nm_stride: int = 16
     mixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -240,6 +251,12 @@ class TypesConfig:
         _check(0 < self.keep <= 1, "types.keep", self.keep, "above 0, at most 1")
         _check(self.keep_channels >= 1, "types.keep_channels", self.keep_channels, "at least 1")
         _check(self.keep_window >= 0, "types.keep_window", self.keep_window, "at least 0")
+        n, m = self.n_of_m
+        _check(self.nm == "" or (0 < n < m and m in (2, 4, 8, 16)), "types.nm", self.nm,
+               '"N:M" with M 2, 4, 8 or 16 and N below it, such as "2:4"; or empty')
+        _check(not (self.nm and self.keep < 1), "types.nm", self.nm,
+               f"types.keep = {self.keep:g} prunes groups already; leave out one of them")
+        _check(_power_of_two(self.nm_stride), "types.nm_stride", self.nm_stride, "a power of two")
         for name in ("weights", "head"):
             value = getattr(self, name)
             _check(value in WEIGHT_TYPES or (name == "head" and value == ""), f"types.{name}", value,
@@ -253,6 +270,16 @@ class TypesConfig:
     @property
     def head_weights(self) -> str:
         return self.head or self.weights
+
+    @property
+    def n_of_m(self) -> tuple[int, int]:
+        """N and M of `nm`; (0, 0) if it is empty, or is not two numbers."""
+        n, _, m = self.nm.partition(":")
+        return (int(n), int(m)) if n.isdecimal() and m.isdecimal() else (0, 0)
+
+    @property
+    def prunes(self) -> bool:
+        return self.keep < 1 or bool(self.nm)
 
     def of(self, matrix: str) -> str:
         """The weight type of one of `LAYER_MATRICES`."""
@@ -283,7 +310,8 @@ class Config:
         _check(a.lanes <= bus, "array.lanes", a.lanes, f"at most bus.data_bits ({bus})")
         _check(a.cols <= bus, "array.cols", a.cols, f"at most bus.data_bits ({bus})")
         m = self.memory
-        _check(m.act_elements >= a.lanes, "memory.act_elements", m.act_elements, "at least array.lanes")
+        _check(m.act_elements >= a.lanes * max(a.window, 1), "memory.act_elements", m.act_elements,
+               "at least array.lanes, times array.window if there is one")
         _check(m.act_elements // v <= 4096, "memory.act_elements", m.act_elements,
                f"at most 4096 x vector.lanes ({4096 * v})")
         for name in ("vector_floats", "matmul_floats", "load_floats", "store_floats"):

@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
 
 from wordline.rtl.axi import Axi4, AxiLite
 from wordline.rtl.config import Config
@@ -152,6 +153,21 @@ class Accelerator(wiring.Component):
                     write.addr.eq(writer.addr), write.data.eq(writer.data), write.en.eq(writer.en),
                     read.addr.eq(reader.addr), reader.data.eq(read.data),
                 ]
+        if a.window:
+            self._lane_memories(m, matmul, vector)
+        else:
+            self._step_memories(m, matmul, vector)
+        m.submodules.row_scales = scales = Memory(shape=32, depth=ROW_SCALES, init=[])
+        write, read = scales.write_port(), scales.read_port()
+        m.d.comb += [
+            write.addr.eq(vector.row_scale.addr), write.data.eq(vector.row_scale.data),
+            write.en.eq(vector.row_scale.en),
+            read.addr.eq(matmul.row_scale.addr), matmul.row_scale.data.eq(read.data),
+        ]
+
+    def _step_memories(self, m, matmul, vector):
+        """The activation buffer: for each row a memory of words of `lanes` activations."""
+        a, memory, lanes = self.config.array, self.config.memory, self.config.vector.lanes
         step = a.lanes * a.act_bits
         parts = a.lanes // lanes  # words of the vector unit in a step of the array
         for r in range(a.rows):
@@ -165,10 +181,22 @@ class Accelerator(wiring.Component):
                 write.en.eq((vector.act.en & (vector.act_row == r)) << which),
                 read.addr.eq(matmul.act.addr), matmul.act.data.word_select(r, step).eq(read.data),
             ]
-        m.submodules.row_scales = scales = Memory(shape=32, depth=ROW_SCALES, init=[])
-        write, read = scales.write_port(), scales.read_port()
-        m.d.comb += [
-            write.addr.eq(vector.row_scale.addr), write.data.eq(vector.row_scale.data),
-            write.en.eq(vector.row_scale.en),
-            read.addr.eq(matmul.row_scale.addr), matmul.row_scale.data.eq(read.data),
-        ]
+
+    def _lane_memories(self, m, matmul, vector):
+        """The activation buffer with an address for each lane: a memory for each, of words of `rows` activations."""
+        a, memory, lanes = self.config.array, self.config.memory, self.config.vector.lanes
+        window_bits, low = exact_log2(a.window), exact_log2(a.lanes // lanes)
+        part = vector.act.addr[:low]
+        for j in range(a.lanes):
+            lane = Memory(shape=a.rows * a.act_bits, depth=memory.act_elements // a.lanes, init=[])
+            m.submodules[f"act_lane_{j}"] = lane
+            write, read = lane.write_port(granularity=a.act_bits), lane.read_port()
+            ours = (part == j // lanes) if low else 1
+            m.d.comb += [
+                write.addr.eq(vector.act.addr >> low),
+                write.data.eq(vector.act.data.word_select(j % lanes, a.act_bits).replicate(a.rows)),
+                write.en.eq(Cat(vector.act.en & (vector.act_row == r) & ours for r in range(a.rows))),
+                read.addr.eq(Cat(matmul.act_words.word_select(j, window_bits), matmul.act.addr[window_bits:])),
+            ]
+            m.d.comb += [matmul.act.data.word_select(r * a.lanes + j, a.act_bits).eq(
+                read.data.word_select(r, a.act_bits)) for r in range(a.rows)]

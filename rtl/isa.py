@@ -159,7 +159,12 @@ class MatmulInstruction(data.Struct):
     #: which it begins (16 bits). ``steps`` and ``groups`` count what is there; every group is whole, and all tiles
     #: share activations.
     sparse: unsigned(1)
-    padding: unsigned(45)
+    #: N of N:M sparsity, with M = `array.window`; 0: every weight is there. Behind selects and zero points the
+    #: header has for each step and lane which of M words of activations it takes (`rtl.layout.pick_bits`); N steps
+    #: serve M words, from ``act`` on, a multiple of M. ``steps`` and ``group_steps`` count what is there, in whole
+    #: windows; all tiles share activations, and no group is missing.
+    kept: unsigned(5)
+    padding: unsigned(40)
 
 
 class SourceA(enum.IntEnum, shape=unsigned(2)):

@@ -3,9 +3,9 @@
 W[N, K] is cut into tiles of `cols` output channels. A tile holds, each section filled up to a whole
 beat: float32 channel scales; 8-bit group scales, group after group; special-value selects (2 bits), gaps (4 bits)
 or zero points (8 bits), group after group; if groups are left out, for each that is there the step of the row with
-which it begins (16 bits), the same for all channels of the tile; then the codes, step after step of `lanes` elements
-of K, in one of the orders of `isa.CodeOrder`: as bit planes of `cols*lanes` bits, or as whole codes, which single
-elements can be written to (the KV cache).
+which it begins (16 bits), if single weights are, for each step and lane its pick (`pick_bits`), both the same for all
+channels of the tile; then the codes, step after step of `lanes` elements of K, in one of the orders of `isa.CodeOrder`:
+as bit planes of `cols*lanes` bits, or as whole codes, which single elements can be written to (the KV cache).
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,20 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def pick_bits(window: int) -> int:
+    """Bits of a pick, the word out of `window` that a lane takes: 1, 2 or 4, so that a beat has a whole number."""
+    return {2: 1, 4: 2, 8: 4, 16: 4}[window]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileLayout:
     """Sizes and offsets within one tile, in bytes unless named otherwise.
 
     `steps` of `lanes` elements of K; `group_steps` steps in a group (0: the whole row). `planes` is the bits
     of a code; `float_scales` says how the bytes of group scales are meant. A `sparse` tile has an index of its groups,
-    and `steps` counts those of the groups that are there.
+    and `steps` counts those of the groups that are there. With `kept` a lane's elements come in windows of `window`
+    steps of the row of which `kept` are there, which every step and lane has a pick for; `steps` and `group_steps`
+    count what is there.
 
     Raises
     ------
@@ -46,6 +53,8 @@ class TileLayout:
     group_scales: bool = True
     float_scales: bool = False
     sparse: bool = False
+    window: int = 0
+    kept: int = 0
     order: CodeOrder = CodeOrder.PLANES
 
     def __post_init__(self) -> None:
@@ -69,6 +78,12 @@ class TileLayout:
 
         if self.sparse and (self.group_steps == 0 or self.steps % self.group_steps):
             raise ValueError(f"a sparse tile has whole groups, not {self.steps} steps in groups of {self.group_steps}")
+        if self.kept:
+            if not self.kept <= self.window:
+                raise ValueError(f"of a window of {self.window} steps {self.kept} cannot be kept")
+            if self.sparse or self.steps % self.kept or self.group_steps % self.kept:
+                raise ValueError(f"an N:M tile has whole windows and no missing groups, not {self.steps} steps in "
+                                 f"groups of {self.group_steps}, {self.kept} of them in a window")
 
     def _padded(self, size: int) -> int:
         beat = self.bus_bits // 8
@@ -100,6 +115,9 @@ class TileLayout:
 
     @property
     def index_bytes(self) -> int:
+        """Of the groups' begins, or of the picks."""
+        if self.kept:
+            return self._padded(self.steps * self.lanes * pick_bits(self.window) // 8)
         return self._padded(2 * self.groups) if self.sparse else 0
 
     @property
@@ -135,8 +153,9 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
     codes : uint8[N, K]
         K at most ``steps*lanes``; missing elements are zero codes, missing channels zeros throughout.
     scales : uint8[N, groups]; aux : int8[N, groups]; channel_scale : float32[N]
-    index : uint16[tiles, layout.groups]
-        Of a sparse layout, the steps with which each tile's groups begin, whose codes, scales and aux it picks.
+    index : uint16[tiles, layout.groups] or uint8[tiles, layout.steps, lanes]
+        Of a sparse layout, the steps with which each tile's groups begin, whose codes, scales and aux it picks; with
+        `kept`, which word of its window each step and lane takes.
 
     Returns
     -------
@@ -154,6 +173,9 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
         groups = of_channel // layout.group_steps
         codes = np.take_along_axis(codes, _elements(layout, of_channel), 1)
         scales, aux = (None if a is None else np.take_along_axis(a, groups, 1) for a in (scales, aux))
+    elif layout.kept:
+        assert index is not None
+        codes = np.take_along_axis(codes, picked(layout, index)[np.arange(len(codes)) // c], 1)
     n, k = codes.shape
     if k > layout.steps * lanes:
         raise ValueError(f"K = {k} is longer than {layout.steps} steps of {lanes} lanes")
@@ -188,6 +210,11 @@ def pack(layout: TileLayout, codes: np.ndarray, scales: np.ndarray | None = None
     if layout.sparse:
         assert index is not None
         section(at + layout.aux_bytes, index.astype("<u2").view(np.uint8))
+    elif layout.kept:
+        assert index is not None
+        bits = np.arange(pick_bits(layout.window), dtype=np.uint8)
+        section(at + layout.aux_bytes, np.packbits(index.reshape(tiles, -1, 1) >> bits & 1, bitorder="little",
+                                                   axis=None).reshape(tiles, -1))
     blocks = tiled(codes, layout.steps * lanes).reshape(tiles, c, layout.steps, lanes)
     order = (0, 2, 3, 1) if layout.order == CodeOrder.LANES else (0, 2, 1, 3)
     blocks = blocks.transpose(order).reshape(tiles, layout.steps, 1, c * lanes)
@@ -211,11 +238,24 @@ def _elements(layout: TileLayout, starts: np.ndarray) -> np.ndarray:
     return (starts[..., None] * layout.lanes + within).reshape(*starts.shape[:-1], -1)
 
 
+def picked(layout: TileLayout, picks: np.ndarray) -> np.ndarray:
+    """intp[tiles, steps * lanes]: the elements of K that `picks` [tiles, steps, lanes] take."""
+    window = np.arange(layout.steps)[:, None] // layout.kept
+    words = window * layout.window + picks.astype(np.intp)
+    return (words * layout.lanes + np.arange(layout.lanes)).reshape(len(picks), -1)
+
+
 def unpack_index(layout: TileLayout, raw: np.ndarray) -> np.ndarray:
     """intp[N, steps * lanes]: where in its row each of the elements that `unpack` gives belongs."""
     tiles = raw.size // layout.tile_bytes
     raw = raw[: tiles * layout.tile_bytes].reshape(tiles, layout.tile_bytes)
     at = layout.channel_bytes + layout.scale_bytes + layout.aux_bytes
+    if layout.kept:
+        flat = np.unpackbits(raw[:, at : at + layout.index_bytes], axis=1, bitorder="little")
+        bits = pick_bits(layout.window)
+        flat = flat[:, : layout.steps * layout.lanes * bits].reshape(tiles, layout.steps, layout.lanes, bits)
+        picks = (flat << np.arange(bits, dtype=np.uint8)).sum(-1, dtype=np.uint8) & (layout.window - 1)
+        return np.repeat(picked(layout, picks), layout.cols, 0)
     starts = np.ascontiguousarray(raw[:, at : at + 2 * layout.groups]).view("<u2").astype(np.intp)
     return np.repeat(_elements(layout, starts), layout.cols, 0)
 

@@ -9,7 +9,7 @@ from wordline.rtl.layout import TileLayout, unpack, unpack_index
 
 def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> tuple[np.ndarray, np.ndarray]:
     """float64[N, K] of ``group_scale * (value - zero)``, exact integers, and float32[N] channel scales. What a sparse
-    layout leaves out is 0; K ends with the last group that any tile has."""
+    layout leaves out is 0; K ends with the last element that any tile has."""
     codes, scales, aux, channel = unpack(layout, raw)
     group = np.arange(codes.shape[1]) // (layout.group_steps * layout.lanes or codes.shape[1])
     if layout.aux in (AuxKind.SELECT, AuxKind.GAPS):
@@ -19,7 +19,7 @@ def effective_weights(raw: np.ndarray, layout: TileLayout, kind: WeightKind) -> 
         if layout.aux is AuxKind.ZERO:
             values -= aux[:, group]
     weights = values * scale_values(scales, layout.float_scales)[:, group]
-    if layout.sparse:
+    if layout.sparse or layout.kept:
         where = unpack_index(layout, raw)
         dense = np.zeros((len(weights), where.max() + 1))
         np.add.at(dense, (np.arange(len(weights))[:, None], where), weights)

@@ -16,6 +16,7 @@ from wordline.rtl.config import Config
 from wordline.rtl.drain import Drain, bank_m_port
 from wordline.rtl.gearbox import MAX_PLANES, Gearbox, whole_beats
 from wordline.rtl.isa import ROW_SCALES, Aux, CodeOrder, MatmulInstruction
+from wordline.rtl.layout import pick_bits
 from wordline.rtl.ports import ReadPort, UnitPort
 from wordline.rtl.trits import TritGearbox
 
@@ -27,6 +28,11 @@ def column_verilog(config: Config) -> str:
 
 def channel_beats(config: Config) -> int:
     return -(-config.array.cols * 32 // config.bus.data_bits)
+
+
+def pick_beats(config: Config) -> int:
+    """Beats of a tile's picks that an array with a window holds: for the longest row."""
+    return max(1, config.memory.act_elements * pick_bits(config.array.window) // config.bus.data_bits)
 
 
 def half(index: Value, parity: Value, bits: int) -> Value:
@@ -52,6 +58,7 @@ class MatmulUnit(wiring.Component):
     port : UnitPort
     beats : In(stream) from the weight FIFO
     act : ReadPort of the activation buffer: ``lanes`` activations of every row
+    act_words : Out, with `array.window`: for each lane the lowest bits of its address, instead of those in ``act``
     row_scale : ReadPort of the row scales (address slot*16 + row)
     m : WritePort of bank M
     """
@@ -59,7 +66,8 @@ class MatmulUnit(wiring.Component):
     def __init__(self, config: Config, *, inline: bool = False):
         self.config, self.inline = config, inline
         a = config.array
-        super().__init__({
+        by_lane = {"act_words": Out(a.lanes * exact_log2(a.window))} if a.window else {}
+        super().__init__(by_lane | {
             "port": Out(UnitPort(MatmulInstruction)),
             "beats": In(stream.Signature(config.bus.data_bits)),
             "act": Out(ReadPort(exact_log2(config.memory.act_elements // a.lanes),
@@ -91,6 +99,10 @@ class MatmulUnit(wiring.Component):
             m.submodules.group_index = group_index = BeatMemory(beat_bits=bus, word_bits=16,
                                                                 beats=2 * config.index_beats)
             memories.append(group_index)
+        if a.window:
+            m.submodules.picks = picks = BeatMemory(
+                beat_bits=bus, word_bits=lanes * pick_bits(a.window), beats=2 * pick_beats(config))
+            memories.append(picks)
         connect(m, drain.m, flipped(self.m))
         connect(m, drain.row_scale, flipped(self.row_scale))
         columns = [place_column(m, config, f"column_{c}", self.inline) for c in range(cols)]
@@ -103,17 +115,23 @@ class MatmulUnit(wiring.Component):
         m.d.comb += group_steps.eq(Mux(instruction.group_steps == 0, steps, instruction.group_steps))
 
         # --- Beats: header sections, then codes.
-        def section_beats(bits_per_group: int) -> Value:
-            """ceil(groups * bits_per_group / bus)"""
-            if bits_per_group >= bus:
-                return instruction.groups << exact_log2(bits_per_group // bus)
-            per_beat = bus // bits_per_group
-            return (instruction.groups + per_beat - 1) >> exact_log2(per_beat)
+        def section_beats(bits: int, count: Value = instruction.groups) -> Value:
+            """ceil(count * bits / bus)"""
+            if bits >= bus:
+                return count << exact_log2(bits // bus)
+            per_beat = bus // bits
+            return (count + per_beat - 1) >> exact_log2(per_beat)
 
-        section_size = [Signal(range(max(ch_beats, scale_beats_max) + 2), name=f"section_{i}")
-                        for i in range(len(memories))]
+        longest = max(ch_beats, scale_beats_max, pick_beats(config) if a.window else 0)
+        section_size = [Signal(range(longest + 2), name=f"section_{i}") for i in range(len(memories))]
         end = len(memories)  # the section behind the last
-        section, beat = Signal(range(end + 1)), Signal(range(max(ch_beats, scale_beats_max) + 2))
+        section, beat = Signal(range(end + 1)), Signal(range(longest + 2))
+        # The section behind selects and zero points: one of those that only sparse instructions have, or none.
+        index_section: Value = Const(end)
+        if a.window:
+            index_section = Mux(instruction.kept != 0, end - 1, index_section)
+        if a.sparse:
+            index_section = Mux(instruction.sparse, 3, index_section)
         size = Array([*section_size, Const(0, 1)])[section]
         tile, header_parity = Signal(16), Signal()
         issued_tiles, done_tiles = Signal(16), Signal(16)
@@ -164,6 +182,8 @@ class MatmulUnit(wiring.Component):
                 ]
                 if a.sparse:
                     m.d.sync += section_size[3].eq(section_beats(16))
+                if a.window:
+                    m.d.sync += section_size[end - 1].eq(section_beats(lanes * pick_bits(a.window), steps))
                 m.next = "HEADER"
                 with m.If((tiles == 0) | (steps == 0) | (rows == 0)):
                     m.next = "END"
@@ -178,9 +198,9 @@ class MatmulUnit(wiring.Component):
                     pass  # the tile before last still needs the half that this header goes to
                 with m.Elif(beat == size):
                     m.d.sync += [section.eq(section + 1), beat.eq(0)]
-                    if a.sparse:
-                        with m.If((section == 2) & ~instruction.sparse):
-                            m.d.sync += section.eq(end)
+                    if a.sparse or a.window:
+                        with m.If(section >= 2):
+                            m.d.sync += section.eq(Mux(section == 2, index_section, end))
                 with m.Else():
                     m.d.comb += [header.eq(1), self.beats.ready.eq(1)]
                     with m.If(self.beats.valid):
@@ -252,6 +272,9 @@ class MatmulUnit(wiring.Component):
         if a.sparse:
             self._follow_index(m, group_index, instruction, start_codes=start_codes, load=load, act=act,
                                last_in_group=last_in_group, last_in_tile=last_in_tile, parity=issue_parity)
+        if a.window:
+            self._follow_picks(m, picks, instruction, load=load, act=act, step=step, last_in_tile=last_in_tile,
+                               parity=issue_parity)
         guard = Signal(range(plan.spacing + 1))
         pending = Signal()  # a tile is between its last step and the end of its drain's reading
         with m.If(guard != 0):
@@ -367,3 +390,26 @@ class MatmulUnit(wiring.Component):
         m.d.comb += index.address.eq(half(next_group, parity ^ (load & last_in_tile), index.address_bits))
         with m.If(instruction.sparse & (start_codes | (load & last_in_group & ~last_in_tile))):
             m.d.sync += act.eq(start)
+
+    def _follow_picks(self, m: Module, picks: BeatMemory, instruction: Any, *, load: Value, act: Signal, step: Value,
+                      last_in_tile: Value, parity: Value) -> None:
+        """Of an instruction with `kept`, give every lane the word that it picks out of the window at `act`, and let
+        `act` go to the next window behind the window's last step.
+
+        The memory presents the picks of the step that is loaded next; a tile's are written before its codes start.
+        """
+        window, lanes = self.config.array.window, self.config.array.lanes
+        low, bits = exact_log2(window), pick_bits(window)
+        held, in_window = Signal(lanes * bits), Signal(range(window))
+        next_step = Mux(load, Mux(last_in_tile, 0, step + 1), step)
+        m.d.comb += picks.address.eq(half(next_step, parity ^ (load & last_in_tile), picks.address_bits))
+        chosen, picking = Mux(load, picks.data, held), instruction.kept != 0
+        m.d.comb += self.act_words.eq(Cat(
+            Mux(picking, chosen.word_select(j, bits)[:low], self.act.addr[:low]) for j in range(lanes)))
+        with m.If(load):
+            m.d.sync += held.eq(picks.data)
+        with m.If(load & picking):
+            last = last_in_tile | (in_window == instruction.kept - 1)
+            m.d.sync += in_window.eq(Mux(last, 0, in_window + 1))
+            with m.If(~last_in_tile):
+                m.d.sync += act.eq(Mux(last, act + window, act))

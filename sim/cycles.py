@@ -42,6 +42,7 @@ from wordline.rtl.isa import (
     StoreMode,
     Unit,
 )
+from wordline.rtl.layout import pick_bits
 from wordline.rtl.load_unit import FIFO_BEATS
 from wordline.rtl.matmul_unit import channel_beats
 from wordline.rtl.read_port import MAX_BURST
@@ -155,9 +156,9 @@ def isa_header() -> str:
 
 
 _PARAMS = ("beat_bytes", "stream_beats", "cols", "lanes", "vector_lanes", "chunks", "channel_beats", "spacing",
-           "stream_window", "dequant_latency", "drain_latency", "vector_prepare", "multiply_latency", "add_latency",
-           "plain_latency", "int_latency", "special_latency", "sum_interval", "sum_settle", "sum_words", "dram_latency",
-           "trit_beat", "trit_step", "ports", "page_bytes",
+           "stream_window", "pick_bits", "dequant_latency", "drain_latency", "vector_prepare", "multiply_latency",
+           "add_latency", "plain_latency", "int_latency", "special_latency", "sum_interval", "sum_settle", "sum_words",
+           "dram_latency", "trit_beat", "trit_step", "ports", "page_bytes",
            "whole_beats")
 
 
@@ -173,6 +174,7 @@ def _params(config: Config) -> _Params:
         beat_bytes=config.beat_bytes, stream_beats=config.memory.stream_beats, cols=a.cols, lanes=a.lanes,
         vector_lanes=lanes, chunks=a.cols // a.drain_lanes,
         channel_beats=channel_beats(config), spacing=plan.spacing, stream_window=WINDOW,
+        pick_bits=pick_bits(a.window) if a.window else 0,
         dequant_latency=plan.dequant_latency, drain_latency=DRAIN_LATENCY, vector_prepare=PREPARE,
         multiply_latency=VectorLane.multiply_latency, add_latency=VectorLane.add_latency,
         plain_latency=VectorLane.plain_latency, int_latency=VectorLane.int_latency,

@@ -39,8 +39,9 @@ from wordline.rtl.isa import (
     SourceB,
     Unit,
 )
+from wordline.rtl.layout import pick_bits
 from wordline.rtl.load_unit import FIFO_BEATS
-from wordline.rtl.matmul_unit import channel_beats
+from wordline.rtl.matmul_unit import channel_beats, pick_beats
 from wordline.rtl.sfu import C0_BITS, C1_BITS, C2_BITS
 
 #: How many, which primitive of the energy table, its sizes.
@@ -96,6 +97,9 @@ class Events:
         word = 32 * lanes
         #: Bits, and width of a read and of a write.
         self.memories: dict[str, tuple[int, int, int]] = {
+            "picks": (2 * pick_beats(config) * bus, a.lanes * pick_bits(a.window), bus),
+        } if a.window else {}
+        self.memories |= {
             "X": (32 * m.vector_floats, word, word), "M": (32 * m.matmul_floats, word, 32 * a.drain_lanes),
             "L": (32 * m.load_floats, word, word), "S": (32 * m.store_floats, word, word),
             "ACT": (a.rows * m.act_elements * a.act_bits, a.rows * a.lanes * a.act_bits, lanes * a.act_bits),
@@ -108,11 +112,17 @@ class Events:
         }
 
     def read(self, unit: str, memory: str) -> Event:
+        a = self.config.array
         bits, width, _ = self.memories[memory]
+        if memory == "ACT" and a.window:  # a memory for each lane
+            return Event(unit, "read ACT", ((a.lanes, "read", bits // a.lanes, width // a.lanes),))
         return Event(unit, f"read {memory}", ((1, "read", bits, width),))
 
     def write(self, unit: str, memory: str) -> Event:
+        a, lanes = self.config.array, self.config.vector.lanes
         bits, _, width = self.memories[memory]
+        if memory == "ACT" and a.window:
+            return Event(unit, "write ACT", ((lanes, "write", bits // a.lanes, width // lanes),))
         return Event(unit, f"write {memory}", ((1, "write", bits, width),))
 
     def product(self, kind: WeightKind) -> Event:
@@ -222,6 +232,10 @@ class Events:
         if f["sparse"]:
             yield self.read("MATMUL", "group index"), groups
             yield self.write("MATMUL", "group index"), n["tiles"] * -(-f["groups"] * 16 // self.config.bus.data_bits)
+        if f["kept"]:
+            bits = f["steps"] * a.lanes * pick_bits(a.window)
+            yield self.read("MATMUL", "picks"), n["steps"]
+            yield self.write("MATMUL", "picks"), n["tiles"] * -(-bits // self.config.bus.data_bits)
         for bits in filter(None, sections):
             yield self.read("MATMUL", "group scales"), groups
             yield self.write("MATMUL", "group scales"), n["tiles"] * -(-f["groups"] * bits // self.config.bus.data_bits)

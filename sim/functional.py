@@ -166,12 +166,14 @@ class FunctionalMachine:
             cols=a.cols, lanes=a.lanes, bus_bits=self.config.bus.data_bits, planes=f["planes"], steps=steps,
             group_steps=f["group_steps"], aux=AuxKind(f["aux"]), channel_scales=bool(f["channel_scales"]),
             group_scales=bool(f["group_scales"]), float_scales=bool(f["float_scales"]),
-            sparse=bool(f["sparse"]), order=CodeOrder(f["order"]))
+            sparse=bool(f["sparse"]), window=a.window, kept=f["kept"], order=CodeOrder(f["order"]))
         where, raw = self._take(tiles, layout.tile_beats)
         weights, channel = self._unpacked(where, raw, layout, WeightKind(f["kind"]))
         scale = ref.from_bits(state.row_scale[f["slot"] * 16 : f["slot"] * 16 + rows])
         k, shared = steps * a.lanes, (f["act_tiles"] or tiles) * a.cols  # channels that share activations
-        if layout.sparse:
+        if layout.kept and f["act"] % layout.window:
+            raise FunctionalError(f"act = {f['act']} of an N:M matmul is no multiple of array.window = {layout.window}")
+        if layout.sparse or layout.kept:
             k, shared = weights.shape[1], tiles * a.cols
         parts = []
         for i in range(-(-tiles * a.cols // shared)):

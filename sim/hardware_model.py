@@ -101,7 +101,7 @@ class HardwareModel:
         if like is not None and like.scale_bits != scale_bits:
             like = None
         if like is not None and any(getattr(like.types, name) != getattr(types, name) for name in (
-                "group_size", "keep", "keep_channels", "keep_window", "mixed")):
+                "group_size", "keep", "keep_channels", "keep_window", "nm", "nm_stride", "mixed")):
             like = None
         if like is not None and like.model is model and like.types.weights == types.weights:
             self.layers = like.layers

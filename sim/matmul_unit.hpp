@@ -64,8 +64,10 @@ struct Matmul : Unit {
     enum { IDLE, PREPARE, HEADER, CODES, DRAIN, END } state = IDLE;
     // The instruction.
     int64_t rows = 0, tiles = 0, steps = 0, group_steps = 0, groups = 0, kind = 0, aux = 0;
+    int64_t kept = 0;
     bool channel_scales = false, group_scales = false, sparse = false;
-    static constexpr int SECTIONS = 4;  // of a header: channel scales, group scales, selects or zeros, index
+    // Of a header: channel scales, group scales, selects or zeros, the groups' index, picks.
+    static constexpr int SECTIONS = 5;
     int64_t section_size[SECTIONS + 1] = {};
     int64_t section = 0, at = 0, tile = 0, issued_tiles = 0, done_tiles = 0;
     Gearbox gearbox;
@@ -93,9 +95,9 @@ struct Matmul : Unit {
         takes_beat = (beat && header) || takes_codes;
     }
 
-    int64_t section_beats(const Params &p, int64_t bits) const {
+    int64_t section_beats(const Params &p, int64_t bits, int64_t count) const {
         int64_t bus = 8 * p.beat_bytes;
-        return bits >= bus ? groups * (bits / bus) : (groups + bus / bits - 1) / (bus / bits);
+        return bits >= bus ? count * (bits / bus) : (count + bus / bits - 1) / (bus / bits);
     }
 
     bool cycle(const Params &p, int64_t now, const Word *start) {
@@ -113,7 +115,7 @@ struct Matmul : Unit {
                 gearbox.planes = start->get(matmul::planes), gearbox.trits = start->get(matmul::order) == TRITS;
                 kind = start->get(matmul::kind), aux = start->get(matmul::aux);
                 channel_scales = start->get(matmul::channel_scales), group_scales = start->get(matmul::group_scales);
-                sparse = start->get(matmul::sparse);
+                sparse = start->get(matmul::sparse), kept = start->get(matmul::kept);
                 if (group_steps == 0) group_steps = steps;
                 tile = issued_tiles = issued = done_tiles = 0;
                 state = PREPARE, changed = true;
@@ -121,9 +123,10 @@ struct Matmul : Unit {
             break;
         case PREPARE:
             section_size[0] = channel_scales ? p.channel_beats : 0;
-            section_size[1] = group_scales ? section_beats(p, 8 * p.cols) : 0;
-            section_size[2] = AUX_BITS[aux] ? section_beats(p, AUX_BITS[aux] * p.cols) : 0;
-            section_size[3] = section_beats(p, 16);
+            section_size[1] = group_scales ? section_beats(p, 8 * p.cols, groups) : 0;
+            section_size[2] = AUX_BITS[aux] ? section_beats(p, AUX_BITS[aux] * p.cols, groups) : 0;
+            section_size[3] = section_beats(p, 16, groups);
+            section_size[4] = p.pick_bits ? section_beats(p, p.lanes * p.pick_bits, steps) : 0;
             section = at = 0;
             state = tiles && steps && rows ? HEADER : END;
             changed = true;
@@ -135,7 +138,8 @@ struct Matmul : Unit {
             } else if (done_tiles + 1 < tile) {
                 if (cause != WORK) cause = DRAIN_WAIT;
             } else if (at == section_size[section]) {
-                section = section == 2 && !sparse ? SECTIONS : section + 1, at = 0, changed = true;
+                section = section < 2 ? section + 1 : section > 2 ? SECTIONS : sparse ? 3 : kept ? 4 : SECTIONS;
+                at = 0, changed = true;
             } else if (takes_beat) {
                 at++;
             } else if (cause != WORK) {

@@ -79,12 +79,18 @@ def _tile(rng: random.Random, config: Config) -> Block:
         steps, sparse = rng.randint(1, min(longest, 24)), False
         if a.sparse and grouped and group_steps and rng.random() < 0.6:
             steps, sparse = max(steps // group_steps, 1) * group_steps, True
+        kept, windows = 0, longest // a.window if a.window else 0
+        if windows and not sparse and rng.random() < 0.6:
+            kept = rng.randint(1, a.window)
+            group_steps = kept * rng.choice([n for n in (1, 2, 4) if a.group_min <= n * a.window * a.lanes
+                                             <= windows * a.window * a.lanes] or [0])
+            steps = kept * rng.randint(1, min(windows, max(1, 24 // kept)))
         layout = TileLayout(
             cols=a.cols, lanes=a.lanes, bus_bits=config.bus.data_bits, planes=dtype.bits,
             steps=steps, group_steps=group_steps if grouped else 0,
             aux=AuxKind(dtype.aux) if rng.random() < 0.8 else AuxKind.NONE,
             channel_scales=rng.random() < 0.6, group_scales=rng.random() < 0.7, float_scales=dtype.float_scales,
-            sparse=sparse,
+            sparse=sparse, window=a.window, kept=kept,
             order=_order(rng, dtype))
         if (max(layout.scale_bytes, layout.aux_bytes) <= memory.meta_beats * config.beat_bytes
                 and layout.index_bytes <= config.index_beats * config.beat_bytes):
@@ -100,12 +106,14 @@ def _tile(rng: random.Random, config: Config) -> Block:
     streams = [{"address": DATA + beat * rng.randrange(2048), "runs": 0 if register else n, "beats": beats,
                 "stride": beats + gap} for n in pieces]
     return ["tile", {"register": register, "streams": streams, "matmul": {
-        "rows": rng.randint(1, a.rows), "act": rng.randrange(8), "tiles": 0 if register else tiles,
-        "steps": layout.steps, "out": rng.randrange(32), "kind": int(dtype.kind), "planes": layout.planes,
-        "group_steps": layout.group_steps, "groups": layout.groups, "aux": int(layout.aux),
+        "rows": rng.randint(1, a.rows), "act": rng.randrange(8) * (a.window if layout.kept else 1),
+        "tiles": 0 if register else tiles, "steps": layout.steps, "out": rng.randrange(32),
+        "kind": int(dtype.kind), "planes": layout.planes, "group_steps": layout.group_steps,
+        "groups": layout.groups, "aux": int(layout.aux),
         "channel_scales": int(layout.channel_scales), "group_scales": int(layout.group_scales),
-        "float_scales": int(layout.float_scales), "sparse": int(layout.sparse), "order": int(layout.order),
-        "slot": rng.randrange(8), "out_stride": rng.randrange(64), "act_tiles": rng.choice([0, 0, 1, 2])}}]
+        "float_scales": int(layout.float_scales), "sparse": int(layout.sparse), "kept": layout.kept,
+        "order": int(layout.order), "slot": rng.randrange(8), "out_stride": rng.randrange(64),
+        "act_tiles": rng.choice([0, 0, 1, 2])}}]
 
 
 def _order(rng: random.Random, dtype: WeightType) -> CodeOrder:

@@ -11,7 +11,7 @@ namespace wordline {
 // What the configuration and the declared timings of PEs and units say; filled in by sim/cycles.py.
 struct Params {
     int64_t beat_bytes, stream_beats, cols, lanes, vector_lanes, chunks, channel_beats, spacing, stream_window,
-        dequant_latency, drain_latency, vector_prepare, multiply_latency, add_latency, plain_latency, int_latency,
+        pick_bits, dequant_latency, drain_latency, vector_prepare, multiply_latency, add_latency, plain_latency, int_latency,
         special_latency, sum_interval, sum_settle, sum_words, dram_latency, trit_beat, trit_step, ports,
         page_bytes, whole_beats;
     int64_t interval[16], latency[16];  // of the PEs, by weight kind

@@ -30,7 +30,8 @@ from wordline.sim.rtl import RtlMachine
 #: Hardware that the cases run on: families, bus wider and narrower than a plane, dequantiser rates, drains, AXI ports.
 HARDWARE: dict[str, tuple[str, list[str]]] = {
     "mac-8x8-bus64": ("ulx3s", ["array.act_bits=16"]),
-    "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "array.sparse=true"]),
+    "serial-2x16x8-bus128": ("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", "array.sparse=true",
+                                        "array.window=4"]),
     "mac-3x8x8-bus4x64": ("ulx3s", ["array.rows=3", "bus.data_bits=256", "bus.ports=4", "array.drain_lanes=2",
                                     "memory.stream_beats=64", "array.group_min=8", "vector.lanes=2",
                                     "array.sparse=true",
@@ -38,14 +39,15 @@ HARDWARE: dict[str, tuple[str, list[str]]] = {
     "serial-8x16-bus32": ("ulx3s", ['array.family="bit_serial"', "array.cols=8", "array.lanes=16", "bus.data_bits=32",
                                     'array.weights=["int8", "int5", "int1", "ternary", "bitmod_fp3", "pow2x3"]',
                                     "array.group_min=16", "vector.lanes=8", "array.drain_lanes=8",
-                                    "memory.stream_beats=128"]),
+                                    "memory.stream_beats=128", "array.window=16"]),
     "lut-2x8x8-bus64": ("ulx3s", ['array.family="lut"', "array.rows=2", "array.group_min=8", "vector.lanes=2",
                                   "memory.vector_floats=2048", "memory.matmul_floats=2048", "memory.program=1024",
                                   'array.weights=["int8", "int5", "int4", "int4_asym", "int1", "ternary"]']),
     "packed-8x16-bus64": ("ulx3s", ['array.family="mac_packed"', "array.lanes=16", "array.group_min=16",
-                                    "vector.lanes=2",
+                                    "vector.lanes=2", "array.window=8",
                                     'array.weights=["int8", "int4", "int4_asym", "bitmod_fp4", "bitmod_fp3"]']),
     "shift-2x8x8-bus32": ("ulx3s", ['array.family="shift_add"', "array.rows=2", "bus.data_bits=32", "vector.lanes=2",
+                                    "array.window=2",
                                     "memory.vector_floats=2048", "memory.matmul_floats=2048", "memory.program=1024",
                                     'array.weights=["int8", "int6", "int4", "int4_asym", "bitmod_fp4", "ternary"]']),
     "ternary-8x8-bus128": ("ulx3s", ['array.family="ternary"', "bus.data_bits=128", "array.act_bits=16",
@@ -127,6 +129,7 @@ def random_hardware(number: int) -> Config:
             "bus.data_bits": rng.choice([32, 64, 128, 256, 512]), "bus.ports": rng.choice([1, 1, 2, 4]),
             "memory.stream_beats": rng.choice([64, 128, 512]),
             "memory.vector_floats": 4096, "memory.matmul_floats": 4096, "memory.load_floats": 2048,
+            "array.window": rng.choice([0, 0, 2, 4, 8, 16]),
         }
         try:
             return load_config("ulx3s", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
