@@ -18,6 +18,7 @@ from wordline.pe.datatypes import AUX_BITS, WEIGHT_TYPES, AuxKind
 from wordline.rtl.column import ColumnPlan
 from wordline.rtl.config import LAYER_MATRICES, Config
 from wordline.rtl.isa import CodeOrder, Unit
+from wordline.rtl.layout import pick_bits
 from wordline.rtl.trits import PER_BYTE
 from wordline.sim import cycles
 from wordline.sim.dram import DramCounters, timing_of
@@ -76,16 +77,18 @@ def peak_bytes_per_cycle(config: Config) -> float:
 
 
 def useful_bytes(program: Program, config: Config, activity: np.ndarray) -> int:
-    """Bytes of codes, scales, selects and zero points that the array took, without padding, of a run's activity."""
+    """Bytes of codes, scales, selects, zero points and indices that the array took, without padding, of a run's
+    activity."""
     cols, bits = config.array.cols, 0
     for word, n in zip(to_words(program.instructions), activity, strict=False):
         unit, f = fields(word)
         if unit != Unit.MATMUL:
             continue
-        group = cols * (8 * f["group_scales"] + AUX_BITS[AuxKind(f["aux"])])
+        group = cols * (8 * f["group_scales"] + AUX_BITS[AuxKind(f["aux"])]) + 16 * f["sparse"]
         code = 8 / PER_BYTE if f["order"] == CodeOrder.TRITS else f["planes"]
         bits += n["tiles"] * (32 * cols * f["channel_scales"] + f["groups"] * group)
         bits += n["steps"] * cols * config.array.lanes * code
+        bits += n["steps"] * config.array.lanes * pick_bits(config.array.window) if f["kept"] else 0
     return round(bits / 8)
 
 

@@ -361,3 +361,41 @@ def test_a_sparse_layout_holds_the_groups_of_its_index(data):
 def test_a_sparse_layout_has_whole_groups():
     with pytest.raises(ValueError, match="a sparse tile has whole groups, not 3 steps in groups of 2"):
         TileLayout(cols=8, lanes=8, bus_bits=64, planes=4, steps=3, group_steps=2, sparse=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_an_n_of_m_layout_holds_the_weights_of_its_picks(data):
+    dtype = WEIGHT_TYPES[data.draw(st.sampled_from(["int4", "int4_asym", "bitmod_fp3", "ternary", "pow2x3", "nvfp4"]))]
+    window, windows = data.draw(st.sampled_from([2, 4, 8, 16])), data.draw(st.integers(1, 6))
+    kept, n = data.draw(st.integers(1, window)), data.draw(st.integers(1, 40))
+    per_group = data.draw(st.sampled_from([1, 2]))
+    rng, tiles = np.random.default_rng(n * kept), -(-n // 16)
+    q = quantize(rng.standard_normal((n, windows * window * 8)).astype(np.float32), dtype, per_group * window * 8)
+    layout = TileLayout(cols=16, lanes=8, bus_bits=data.draw(st.sampled_from([32, 64, 256])), planes=dtype.bits,
+                        steps=windows * kept, group_steps=per_group * kept, aux=dtype.aux, window=window, kept=kept,
+                        float_scales=dtype.float_scales, order=CodeOrder.TRITS if dtype.trits else CodeOrder.PLANES)
+    chosen = rng.permuted(np.tile(np.arange(window, dtype=np.uint8), (tiles, windows, 8, 1)), axis=-1)[..., :kept]
+    raw = pack(layout, q.codes, q.scales, q.aux, q.channel_scale,
+               chosen.swapaxes(2, 3).reshape(tiles, windows * kept, 8))
+    assert raw.size == layout.matrix_bytes(n)
+    weights, _ = effective_weights(raw, layout, dtype.kind)
+    mask = np.zeros((tiles, windows, window, 8), bool)
+    np.put_along_axis(mask, chosen.swapaxes(2, 3).astype(np.intp), True, 2)
+    dense = np.where(np.repeat(mask.reshape(tiles, -1), 16, 0)[:n], q.integers(), 0)
+    width = weights.shape[1]
+    assert (weights[:n] == dense[:, :width]).all() and not dense[:, width:].any() and not weights[n:].any()
+
+
+def test_an_n_of_m_layout_has_whole_windows():
+    about = {"cols": 8, "lanes": 8, "bus_bits": 64, "planes": 4, "window": 4}
+    with pytest.raises(ValueError, match="not 3 steps in groups of 0, 2 of them in a window"):
+        TileLayout(steps=3, kept=2, **about)
+    with pytest.raises(ValueError, match="not 6 steps in groups of 3, 2 of them in a window"):
+        TileLayout(steps=6, kept=2, group_steps=3, **about)
+    with pytest.raises(ValueError, match="of a window of 4 steps 5 cannot be kept"):
+        TileLayout(steps=5, kept=5, **about)
+
+
+def test_types_without_zero():
+    assert [name for name, dtype in WEIGHT_TYPES.items() if not dtype.has_zero] == ["int1", "pow2x2", "pow2x3"]

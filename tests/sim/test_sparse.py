@@ -91,14 +91,15 @@ def test_missing_weights_are_zeros(model, weights):
 def test_rtl_without_single_weights_equals_functional_in_the_model_s_cycles(model):
     nm = config(nm="1:4", nm_stride=8, keep_channels=16)
     ours = functional(model, nm)
-    made = generator(model, nm)
-    run = made.rtl(RtlMachine(nm), lambda tokens, cycles: None)
-    assert compare(ours, run).bits == 0 and np.ptp(ours.logits) > 1
-    assert cycles.run(made.program, nm, made.arguments).cycles == run.cycles
+    made, machine = generator(model, nm), RtlMachine(nm)
+    assert compare(ours, made.rtl(machine, lambda tokens, cycles: None)).bits == 0 and np.ptp(ours.logits) > 1
+    memory = verify.functional_memory(made.program, nm, made.arguments)
+    timed = cycles.run(made.program, nm, made.arguments, memory=memory, record=True)
+    assert verify.compare(timed, machine.run(made.program, made.arguments, record=True)) == ""
 
 
 def test_any_pattern_runs_on_any_window(model):
-    """The pattern belongs to the types: where it does not suit the array, tiles hold more, and the bits are the same."""
+    """Patterns belong to the types: where they do not suit the array, tiles hold more, and the bits are the same."""
     runs, sizes = [], []
     for window, channels, stride in ((4, 8, 8), (4, 16, 16), (2, 16, 8), (4, 16, 8)):
         nm = config(nm="1:4", nm_stride=stride, keep_channels=channels)
