@@ -233,7 +233,7 @@ class Events:
             yield self.read("MATMUL", "group index"), groups
             yield self.write("MATMUL", "group index"), n["tiles"] * -(-f["groups"] * 16 // self.config.bus.data_bits)
         if f["kept"]:
-            bits = f["steps"] * a.lanes * pick_bits(a.window)
+            bits = n["steps"] // max(n["tiles"], 1) * a.lanes * pick_bits(a.window)
             yield self.read("MATMUL", "picks"), n["steps"]
             yield self.write("MATMUL", "picks"), n["tiles"] * -(-bits // self.config.bus.data_bits)
         for bits in filter(None, sections):
