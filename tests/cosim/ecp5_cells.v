@@ -72,7 +72,8 @@ module DP16KD(
   integer i, j;
   initial begin
     for (i = 0; i < 2048; i = i + 1) memory[i] = INIT[20 * (i / 2) + 9 * (i % 2) +: 9];
-    if (WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH" || REGMODE_A != "NOREG" || REGMODE_B != "NOREG" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
+    if (WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH" || REGMODE_A != "NOREG"
+        || REGMODE_B != "NOREG" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
         || !(DATA_WIDTH_A == 9 && DATA_WIDTH_B == 9 || DATA_WIDTH_A == 18 && DATA_WIDTH_B == 18
              || DATA_WIDTH_A == 36 && DATA_WIDTH_B == 36))
       $fatal(1, "DP16KD: a mode that this model does not have");
@@ -85,21 +86,25 @@ module DP16KD(
   wire [13:0] at_a = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0};
   wire [13:0] at_b = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5, ADB4, ADB3, ADB2, ADB1, ADB0};
   wire chosen_a = CEA & ~CSA0 & ~CSA1 & ~CSA2, chosen_b = CEB & ~CSB0 & ~CSB1 & ~CSB2;
-  wire [3:0] puts_a = {4{chosen_a & WEA}} & (DATA_WIDTH_A == 36 ? at_a[3:0] : DATA_WIDTH_A == 18 ? {2'b0, at_a[1:0]} : 4'b1);
-  wire [3:0] puts_b = {4{chosen_b & WEB}} & (DATA_WIDTH_B == 36 ? 4'b0 : DATA_WIDTH_B == 18 ? {2'b0, at_b[1:0]} : 4'b1);
+  wire [3:0] puts_a = {4{chosen_a & WEA}}
+    & (DATA_WIDTH_A == 36 ? at_a[3:0] : DATA_WIDTH_A == 18 ? {2'b0, at_a[1:0]} : 4'b1);
+  wire [3:0] puts_b = {4{chosen_b & WEB}}
+    & (DATA_WIDTH_B == 36 ? 4'b0 : DATA_WIDTH_B == 18 ? {2'b0, at_b[1:0]} : 4'b1);
   // The first unit of a port's word.
   wire [10:0] unit_a = DATA_WIDTH_A == 36 ? {at_a[13:5], 2'b0} : DATA_WIDTH_A == 18 ? {at_a[13:4], 1'b0} : at_a[13:3];
   wire [10:0] unit_b = DATA_WIDTH_B == 36 ? {at_b[13:5], 2'b0} : DATA_WIDTH_B == 18 ? {at_b[13:4], 1'b0} : at_b[13:3];
   reg [35:0] read_a = 0, read_b = 0;
   always @(posedge CLKA) begin
     for (i = 0; i < DATA_WIDTH_A / 9; i = i + 1) begin
-      if (chosen_a & (~WEA | WRITEMODE_A == "READBEFOREWRITE")) read_a[9 * i +: 9] <= memory[unit_a + i] ^ {9{unit_a == unit_b && puts_b[i]}};
+      if (chosen_a & (~WEA | WRITEMODE_A == "READBEFOREWRITE"))
+        read_a[9 * i +: 9] <= memory[unit_a + i] ^ {9{unit_a == unit_b && puts_b[i]}};
       if (puts_a[i]) memory[unit_a + i] <= write_a[9 * i +: 9];
     end
   end
   always @(posedge CLKB) begin
     for (j = 0; j < DATA_WIDTH_B / 9; j = j + 1) begin
-      if (chosen_b & (~WEB | WRITEMODE_B == "READBEFOREWRITE")) read_b[9 * j +: 9] <= memory[unit_b + j] ^ {9{unit_a == unit_b && puts_a[j]}};
+      if (chosen_b & (~WEB | WRITEMODE_B == "READBEFOREWRITE"))
+        read_b[9 * j +: 9] <= memory[unit_b + j] ^ {9{unit_a == unit_b && puts_a[j]}};
       if (puts_b[j]) memory[unit_b + j] <= write_b[9 * j +: 9];
     end
   end
