@@ -13,7 +13,7 @@ from rich.table import Table
 
 from wordline.cli.common import ConfigArgument, JsonOption, SetOption, one_line_errors, say
 from wordline.compiler.model import load_model
-from wordline.fpga.boards import BAUD, BOARDS, plan
+from wordline.fpga.boards import BOARDS, plan
 from wordline.fpga.build import Report, make_array, make_sdram, make_top
 from wordline.fpga.build import build as build_board
 from wordline.fpga.devices import DEVICES, find_device
@@ -134,6 +134,8 @@ def build(
     model: Annotated[str, typer.Option(help="A model folder; 'austen', the embedded model, by default.")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; build/BOARD by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of place and route; 0: one that is known to route.")] = 0,
+    selftest: Annotated[bool, typer.Option("--selftest", help="One PE array that tests itself in place of accelerator "
+                                           "and model: a minute, to try cable and board.")] = False,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -141,13 +143,15 @@ def build(
 
     Boards too small for the accelerator get one PE array that tests itself: any byte on the serial port brings a line.
     ulx3s-sdram has its model in SDRAM: a computer sends it over the serial port (docs/boards.md).
-    Needs no tool but those of `pip install 'wordline[boards]'`. Takes 10 to 15 minutes, a PE array one.
+    Needs no tool but those of `pip install 'wordline[boards]'`. Takes some 20 minutes (Yosys 3), a PE array one or two.
 
     Examples:
 
       wordline fpga build ulx3s --model austen
 
       wordline fpga build icebreaker
+
+      wordline fpga build ecpix5 --selftest
     """
     with one_line_errors():
         if board not in BOARDS:
@@ -157,9 +161,9 @@ def build(
         tools = {"yosys": toolchain.yosys(), "nextpnr": toolchain.nextpnr(target.chip),
                  "pack": toolchain.packer(target.chip)}
         start = time.time()
-        if target.array:
+        if selftest or not target.config:
             if model or set_:
-                raise ConfigError(f"{board} carries one PE array and no model: leave out --model and --set")
+                raise ConfigError(f"{board} carries one PE array and no model here: leave out --model and --set")
             files = plan(target, make_array(target), {})
         elif target.sdram:
             if model:
@@ -179,8 +183,8 @@ def build(
         else:
             _print_report(report)
             print(f"bitstream: {bitstream}   load it with: openFPGALoader -b {target.loader} {bitstream}")
-            if target.array:
-                print(f"any byte at {BAUD} baud brings: {target.array.expected_line().strip()}")
+            if selftest or not target.config:
+                print(f"any byte at {target.baud} baud brings: {target.array.expected_line().strip()}")
 
 
 def _run(tool: toolchain.Tool, args: list[str], folder: Path) -> str:

@@ -52,9 +52,10 @@ class Board:
     button : str, one that resets; led : (name, member), one that is lit while something runs
     loader : str, the board's name for openFPGALoader
     seed : int, of place and route
-    config : str, a shipped configuration; context : int, longest sequence that fits with the embedded model
+    config : str, a shipped configuration, if there is room for the accelerator
+    context : int, longest sequence that fits with the embedded model
     lut_words : int, memories of the accelerator with so many words or fewer are LUT RAM: block RAM is the model's
-    array : ArrayTest | None, what a board without the accelerator carries
+    array : ArrayTest, what a board without a configuration carries, and others on request
     sdram : bool, the model is in the board's SDRAM and comes over the serial port
     """
 
@@ -65,6 +66,7 @@ class Board:
     device: tuple[str, ...]
     clock_mhz: float
     loader: str
+    array: ArrayTest
     packing: tuple[str, ...] = ()
     clock: str = ""
     pll: Pll | None = None
@@ -74,7 +76,6 @@ class Board:
     config: str = ""
     context: int = 0
     lut_words: int = 0
-    array: ArrayTest | None = None
     sdram: bool = False
 
     @property
@@ -125,14 +126,16 @@ class TangNano20kPlatform(GowinPlatform):
         super().__init__()
 
 
-_ECP5 = {"chip": "ecp5", "config": "ulx3s_uart", "context": 96, "lut_words": 128, "seed": 2}
+_ARRAY = ArrayTest("mac", 1, 2, 8, 8, ("INT8", "INT4", "FP4"))
+_ECP5: dict[str, Any] = {"chip": "ecp5", "config": "ulx3s_uart", "context": 96, "lut_words": 128, "seed": 2,
+                         "array": _ARRAY}
 BOARDS = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S-85F", platform_class="amaranth_boards.ulx3s:ULX3S_85F_Platform",
           device=("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
           pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", **_ECP5),
     Board("ulx3s-sdram", "Radiona ULX3S-85F, SDRAM", "ecp5", "amaranth_boards.ulx3s:ULX3S_85F_Platform",
-          ("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
-          pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", config="ulx3s", seed=2, sdram=True),
+          ("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0, pll=Pll(1, 2, 12),
+          button="button_fire", loader="ulx3s", config="ulx3s", seed=2, sdram=True, array=_ARRAY),
     Board("orangecrab", "OrangeCrab r0.2-85F",
           platform_class="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
           device=("--85k", "--package", "CSFBGA285", "--speed", "8"), clock="clk", clock_mhz=48.0,
@@ -141,14 +144,14 @@ BOARDS = {board.name: board for board in (
           device=("--um5g-85k", "--package", "CABGA554", "--speed", "8"), clock="clk100", clock_mhz=50.0,
           pll=Pll(2, 1, 12), led=("rgb_led", "g"), loader="ecpix5", **_ECP5),
     Board("icebreaker", "1BitSquared iCEBreaker", "ice40", "amaranth_boards.icebreaker:ICEBreakerPlatform",
-          ("--up5k", "--package", "sg48"), 12.0, "ice40_generic", led=("led_g", ""),
-          array=ArrayTest("mac", 1, 2, 4, 8, ("INT8", "INT4", "FP4"))),
+          ("--up5k", "--package", "sg48"), 12.0, "ice40_generic",
+          ArrayTest("mac", 1, 2, 4, 8, ("INT8", "INT4", "FP4")), led=("led_g", "")),
     Board("tangnano9k", "Sipeed Tang Nano 9K", "gowin", "amaranth_boards.tang_nano_9k:TangNano9kPlatform",
           ("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"), 27.0, "tangnano9k",
-          packing=("-d", "GW1N-9C"), array=ArrayTest("bit_serial", 1, 2, 8, 8, ("FP4", "INT4"))),
+          ArrayTest("bit_serial", 1, 2, 8, 8, ("FP4", "INT4")), packing=("-d", "GW1N-9C")),
     Board("tangnano20k", "Sipeed Tang Nano 20K", "gowin", "wordline.fpga.boards:TangNano20kPlatform",
           ("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"), 27.0, "tangnano20k",
-          packing=("-d", "GW2A-18C"), array=ArrayTest("bit_serial", 1, 4, 8, 8, ("FP4", "INT4"))),
+          ArrayTest("bit_serial", 1, 4, 8, 8, ("FP4", "INT4")), packing=("-d", "GW2A-18C")),
 )}
 
 
