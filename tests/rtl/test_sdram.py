@@ -1,11 +1,11 @@
 """The SDRAM controller against a chip that checks every timing, in Amaranth's simulator."""
 
 import random
-from collections import deque
 from dataclasses import replace
 
 import pytest
 from amaranth.sim import Simulator
+from axi_bench import read, write
 from sdram_model import SdramModel
 
 from wordline.rtl.sdram import BEAT, Command, SdramController, SdramTiming
@@ -40,56 +40,6 @@ def simulate(timing: SdramTiming, bench, device=None):
     sim.add_testbench(run)
     sim.run()
     return chip
-
-
-async def write(ctx, axi, rng, address: int, beats: list[tuple[int, int]], stall: float) -> None:
-    """A burst of (data, strobes); address and data are offered together, each with pauses."""
-    ctx.set(axi.awaddr, address)
-    ctx.set(axi.awlen, len(beats) - 1)
-    addressed, left, offered = False, deque(beats), False
-    while not addressed or left:
-        ctx.set(axi.awvalid, not addressed)
-        offered = bool(left) and (offered or rng.random() >= stall)
-        ctx.set(axi.wvalid, offered)
-        if left:
-            ctx.set(axi.wdata, left[0][0])
-            ctx.set(axi.wstrb, left[0][1])
-            ctx.set(axi.wlast, len(left) == 1)
-        addressed_now, taken = ctx.get(axi.awready) and not addressed, offered and ctx.get(axi.wready)
-        await ctx.tick()
-        addressed |= bool(addressed_now)
-        if taken:
-            left.popleft()
-            offered = False
-    ctx.set(axi.awvalid, 0)
-    ctx.set(axi.wvalid, 0)
-    ctx.set(axi.bready, 1)
-    while not ctx.get(axi.bvalid):
-        await ctx.tick()
-    await ctx.tick()
-
-
-async def read(ctx, axi, rng, bursts: list[tuple[int, int]], stall: float) -> list[int]:
-    """Bursts of (address, beats), asked for as fast as they are taken; the beats of all of them."""
-    waiting, got = deque(bursts), []
-    lasts = [k == n - 1 for _, n in bursts for k in range(n)]
-    while len(got) < len(lasts):
-        if waiting:
-            ctx.set(axi.araddr, waiting[0][0])
-            ctx.set(axi.arlen, waiting[0][1] - 1)
-        ctx.set(axi.arvalid, bool(waiting))
-        ready = rng.random() >= stall
-        ctx.set(axi.rready, ready)
-        if ready and ctx.get(axi.rvalid):
-            assert ctx.get(axi.rlast) == lasts[len(got)]
-            got.append(ctx.get(axi.rdata))
-        taken = waiting and ctx.get(axi.arready)
-        await ctx.tick()
-        if taken:
-            waiting.popleft()
-    ctx.set(axi.arvalid, 0)
-    ctx.set(axi.rready, 0)
-    return got
 
 
 @pytest.mark.parametrize("name", TIMINGS)
