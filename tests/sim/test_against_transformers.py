@@ -23,6 +23,7 @@ _SMALL = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "
           "max_position_embeddings": CONTEXT}
 _LLAMA = _SMALL | {"intermediate_size": 96, "num_key_value_heads": 2}
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "vocab_size": 512}
+_GEMMA3 = _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 20, "sliding_window": 16}
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("LlamaConfig", _LLAMA),
     "llama-biased": ("LlamaConfig", _LLAMA | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}),
@@ -36,7 +37,12 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
                                                "max_window_layers": 3}),
     "qwen3": ("Qwen3Config", _LLAMA | {"head_dim": 32}),
     # Seven layers: the sixth sees all positions and has the other RoPE.
-    "gemma3": ("Gemma3TextConfig", _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 20, "sliding_window": 16}),
+    "gemma3": ("Gemma3TextConfig", _GEMMA3),
+    "gemma3-with-images": ("Gemma3Config", {
+        "text_config": _GEMMA3, "mm_tokens_per_image": 4, "boi_token_index": 509, "eoi_token_index": 510,
+        "image_token_index": 511, "vision_config": {
+            "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+            "image_size": 28, "patch_size": 14}}),
     "gpt2": ("GPT2Config", _GPT2),
     "gpt2-erf": ("GPT2Config", _GPT2 | {"activation_function": "gelu"}),
     "opt": ("OPTConfig", _SMALL | {"ffn_dim": 96, "word_embed_proj_dim": 64}),
@@ -48,10 +54,13 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
 def test_logits_are_those_of_transformers(name, tmp_path):
     kind, fields = CASES[name]
     torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields)).double().eval()
+    auto = transformers.AutoModelForImageTextToText if "vision_config" in fields else transformers.AutoModelForCausalLM
+    theirs = auto.from_config(getattr(transformers, kind)(**fields)).double().eval()
     with torch.no_grad():
         for key, x in theirs.named_parameters():
             embedding = any(part in key for part in ("embed", "wte", "wpe"))
+            if "vision" in key or "multi_modal" in key:
+                continue
             if x.ndim == 1:
                 x.add_(0.3 * torch.randn_like(x))
             else:
@@ -60,7 +69,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((find_model("austen") / "tokenizer.json").read_bytes())
     model = load_model(tmp_path)
     assert isinstance(model, Model) and model.tensors.keys() == expected_shapes(read_config(tmp_path)).keys()
-    ids = np.random.default_rng(1).integers(3, 512, 40)
+    ids = np.random.default_rng(1).integers(3, 500, 40)  # no images
     with torch.no_grad():
         exact = theirs(torch.tensor(ids)[None]).logits[0].numpy()
     # transformers computes the angles of RoPE, and the weights we read become, float32.

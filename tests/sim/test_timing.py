@@ -76,7 +76,7 @@ def test_a_request_is_the_sum_of_its_steps(overrides, tokens):
 
 @pytest.mark.parametrize(("config", "model", "share"), [
     ("kv260", "llama-2-7b", 0.945),  # of 19.2 GB/s; refresh alone leaves 0.955
-    ("kv260_ternary", "bitnet-2b4t", 0.94),
+    ("kv260_ternary", "bitnet-2b4t", 0.94), ("kv260_ternary", "mmfreelm-1.3b", 0.925),
     ("u280", "llama-2-7b", 0.90),  # of 460.8 GB/s; sequential reads alone reach 0.933
 ])
 def test_decode_reaches_the_memory_wall(config, model, share):
