@@ -9,7 +9,7 @@ of the numbers has done.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -147,8 +147,11 @@ def windows(model: Model, texts: list[Text], tokens: int, window: int) -> list[W
 
 
 def fingerprint(model: Model) -> str:
-    """Tells models apart: of their configuration, norms and biases."""
-    digest = hashlib.sha256(repr(replace(model.config, name="")).encode())
+    """Tells models apart: of their configuration, norms and biases. Fields that have their defaults do not count, so
+    that a new one changes no other model's."""
+    said = [(f.name, getattr(model.config, f.name)) for f in fields(model.config) if f.name != "name"
+            and getattr(model.config, f.name) != f.default]
+    digest = hashlib.sha256(repr(said).encode())
     for name, shape in expected_shapes(model.config).items():
         if len(shape) == 1:
             digest.update(name.encode() + model.tensors[name].tobytes())

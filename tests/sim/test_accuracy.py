@@ -1,7 +1,7 @@
 """`wordline eval`: what is measured, with what intervals, and that an interrupted run loses nothing."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -223,3 +223,12 @@ def test_a_quantiser_is_called_better_only_outside_the_interval(model):
     lines = verdicts([result((), zero), result(("a",), noise - noise.mean()), result(("b",), 0.1 * noise - 0.5),
                       result(("c",), 0.1 * noise + 0.5)])
     assert [line.rpartition(": ")[2] for line in lines] == ["no difference", "better", "worse"]
+
+
+def test_a_new_field_with_a_default_loses_no_measurement(model, monkeypatch):
+    """The fields of a model that have their defaults do not tell it from others."""
+    before = accuracy.fingerprint(model)
+    plain = [f.name for f in fields(model.config) if getattr(model.config, f.name) == f.default]
+    assert plain
+    monkeypatch.setattr(accuracy, "fields", lambda config: [f for f in fields(config) if f.name not in plain])
+    assert accuracy.fingerprint(model) == before
