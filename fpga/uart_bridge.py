@@ -41,8 +41,10 @@ class UartBridge(wiring.Component):
 
     Members
     -------
-    received, received_valid : In, bytes; never refused, so a memory access must be faster than eight bytes
-    sent : Out(stream of 8 bits)
+    received, received_valid : In, bytes
+    ready : Out, a byte may come; one that comes all the same is lost, so that a serial port, which cannot wait, must be
+        slower than memory: a write in the time of eight bytes
+    sent : Out(stream of 8 bits); sent_last : Out, with the last byte of an answer
     memory : Out(Axi4) of 64 bits, single beats, one at a time
     control : Out(AxiLite)
     running : In, the memory belongs to a program
@@ -51,7 +53,8 @@ class UartBridge(wiring.Component):
     def __init__(self, *, address_bits: int, silence: int = SILENCE):
         self.address_bits, self.silence = address_bits, silence
         super().__init__({
-            "received": In(8), "received_valid": In(1), "sent": Out(stream.Signature(8)),
+            "received": In(8), "received_valid": In(1), "ready": Out(1),
+            "sent": Out(stream.Signature(8)), "sent_last": Out(1),
             "memory": Out(Axi4(data_bits=DATA_BITS, address_bits=address_bits)), "control": Out(AxiLite()),
             "running": In(1),
         })
@@ -81,6 +84,10 @@ class UartBridge(wiring.Component):
             m.d.sync += strobe.eq(0)
         with m.If(memory.bvalid):
             m.d.sync += busy.eq(0)
+        with m.If(control.awready):
+            m.d.sync += control.awvalid.eq(0)
+        with m.If(control.wready):
+            m.d.sync += control.wvalid.eq(0)
 
         def restart():
             m.d.sync += [crc.eq(0xFFFFFFFF), count.eq(0)]
@@ -104,6 +111,7 @@ class UartBridge(wiring.Component):
         m.d.sync += silent.eq(Mux(arrives | pause, 0, silent + 1))
         with m.FSM():
             with m.State("HEADER"):
+                m.d.comb += self.ready.eq(1)
                 m.d.sync += [crc_next.eq(1), refused.eq(0)]
                 with m.If(arrives):
                     m.d.sync += [header[count].eq(byte), count.eq(count + 1)]
@@ -127,6 +135,7 @@ class UartBridge(wiring.Component):
                     with m.If(self.running):
                         m.d.sync += answer.eq(ord("B"))
                 with m.Elif(opcode == ord("w")):
+                    m.d.sync += [control.awvalid.eq(1), control.wvalid.eq(1)]
                     m.next = "REGISTER"
                 with m.Elif(opcode == ord("r")):
                     m.next = "ANSWER"
@@ -135,10 +144,12 @@ class UartBridge(wiring.Component):
                     m.next = "ANSWER"
 
             with m.State("LOST"):
+                m.d.comb += self.ready.eq(1)
                 with m.If(pause & ~arrives):
                     m.next = "ANSWER"
 
             with m.State("DATA"):
+                m.d.comb += self.ready.eq((left != 0) & ~((count == 7) & busy))
                 with m.If(left == 0):
                     m.next = "CHECKSUM"
                 with m.Elif(arrives):
@@ -153,6 +164,7 @@ class UartBridge(wiring.Component):
                     restart()
                     m.next = "HEADER"
             with m.State("CHECKSUM"):
+                m.d.comb += self.ready.eq(1)
                 with m.If(arrives):
                     m.d.sync += [word.eq(Cat(word[8:], byte)), count.eq(count + 1)]
                     with m.If(count == 3):
@@ -164,8 +176,7 @@ class UartBridge(wiring.Component):
                     m.next = "HEADER"
 
             with m.State("REGISTER"):
-                m.d.comb += [control.awvalid.eq(1), control.wvalid.eq(1)]
-                with m.If(control.awready & control.wready):
+                with m.If(control.bvalid):
                     m.next = "ANSWER"
 
             with m.State("ANSWER"):
@@ -174,6 +185,8 @@ class UartBridge(wiring.Component):
                     say(answer, 1)
                     m.next = "ANSWERED"
             with m.State("ANSWERED"):
+                more = (answer == ord("K")) & ((opcode == ord("R")) | (opcode == ord("r")))
+                m.d.comb += self.sent_last.eq(~more)
                 with m.If(outs == 0):
                     restart()
                     m.d.sync += crc_next.eq(0)
@@ -213,6 +226,7 @@ class UartBridge(wiring.Component):
                 m.d.sync += crc_next.eq(1)
                 m.next = "LAST"
             with m.State("LAST"):
+                m.d.comb += self.sent_last.eq(outs == 1)
                 with m.If(outs == 0):
                     restart()
                     m.next = "HEADER"

@@ -1,4 +1,4 @@
-"""AXI4 and AXI4-Lite as signatures, seen from the master."""
+"""AXI4, AXI4-Lite and AXI4-Stream as signatures, seen from the master."""
 
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -40,3 +40,10 @@ class AxiLite(wiring.Signature):
             "araddr": Out(address_bits), "arvalid": Out(1), "arready": In(1),
             "rdata": In(32), "rresp": In(2), "rvalid": In(1), "rready": Out(1),
         })
+
+
+class AxiStream(wiring.Signature):
+    """AXI4-Stream without the signals that carry nothing here, seen from the source."""
+
+    def __init__(self, *, data_bits: int):
+        super().__init__({"tdata": Out(data_bits), "tlast": Out(1), "tvalid": Out(1), "tready": In(1)})
