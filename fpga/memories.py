@@ -2,7 +2,7 @@
 
 The rule, in this order:
 
-1. At most `SHALLOW` words: LUT RAM.
+1. At most `SHALLOW` words, or words that are there in the cycle of their address: LUT RAM.
 2. Tables, whose first words are not all zero: block RAM or LUTs, as the synthesiser likes.
 3. Everything else is block RAM at first. As long as UltraRAM is left, it takes those memories that save the most
    block RAMs for each UltraRAM; those that save fewer than `WORTH` only if block RAM would not suffice otherwise.
@@ -54,7 +54,7 @@ def place(netlist: Netlist, *, urams: int, brams: int) -> Placement:
     for module in netlist.modules.values():
         for memory in module.memories:
             key = (module.name, memory.name)
-            if memory.depth <= SHALLOW:
+            if memory.depth <= SHALLOW or memory.immediate:
                 styles[key] = "distributed"
             elif memory.zero:
                 styles[key] = "block"

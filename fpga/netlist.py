@@ -22,12 +22,14 @@ _MEMORY = re.compile(r"^  reg (\[(\d+):0\]) (\w+) (\[(\d+):0\]);\n  initial begi
 
 @dataclass(frozen=True)
 class MemoryShape:
-    """A memory as it is declared: `width` bits, `depth` words, all zero at the start or not."""
+    """A memory as it is declared: `width` bits, `depth` words, all zero at the start or not; `immediate`: a word is
+    there in the cycle of its address, which only LUT RAM can do."""
 
     name: str
     width: int
     depth: int
     zero: bool
+    immediate: bool
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Module:
 
     @cached_property
     def memories(self) -> list[MemoryShape]:
-        return [MemoryShape(m[3], int(m[2]) + 1, int(m[5]) + 1, not re.search(r"'[hd]0*[1-9a-f]", m[6]))
+        return [MemoryShape(m[3], int(m[2]) + 1, int(m[5]) + 1, not re.search(r"'[hd]0*[1-9a-f]", m[6]),
+                            bool(re.search(rf"^  assign \S+ *= {m[3]}\[", self.body, re.M)))
                 for m in _MEMORY.finditer(self.body)]
 
 

@@ -66,6 +66,15 @@ def test_verilog_passes_lint(folder: Path):
     lint(folder / "hdl/wordline_small.v", "wordline_small")
 
 
+def test_a_memory_that_is_read_at_once_is_no_block_ram():
+    """As the FIFOs of 128 beats are behind each port of this configuration."""
+    text = ip.flat_verilog(TINY, rtl.sources(TINY), KV260)
+    modules = [m for m in text.split("endmodule") if re.search(r"^  assign \S+ *= storage\[", m, re.M)]
+    assert any("storage [127:0]" in module for module in modules)
+    for module in modules:
+        assert 'ram_style = "distributed"' in module and 'ram_style = "block"' not in module
+
+
 def test_component_names_ports_that_there_are(folder: Path):
     root = ET.parse(folder / "component.xml").getroot()
     spirit = {"s": ip.component_xml.__globals__["SPIRIT"]}
