@@ -33,6 +33,7 @@ LINT = {
     "WIDTHTRUNC": "Yosys writes assignments that drop upper bits without a part select",
     "WIDTHEXPAND": "Yosys writes operators whose narrower operand Verilog extends by itself",
     "CASEINCOMPLETE": "what a case sets has its default before it, or holds its value",
+    "LATCH": "a selector with a constant bit has values that never come, of which a case says nothing (mixpe)",
     "DECLFILENAME": "one flat file holds all modules",
     "SYMRSVDWORD": "a port is called interrupt, as flows expect; no C++ is made of it here",
     "ASCRANGE": "a value of no bits is written as [-1:0] and read by nobody",
