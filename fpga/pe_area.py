@@ -80,10 +80,10 @@ class FpgaTarget:
         return {"ecp5": "LUT4", "xilinx": "LUT"}[self.fpga]
 
     def key(self) -> str:
-        return repr((self.fpga, synth.command(self.fpga, "top"), self.version))
+        return repr((self.fpga, synth.plain_command(self.fpga, "top"), self.version))
 
     def measure(self, text: str, folder: Path) -> dict[str, float | str]:
-        return dict(synth.map_files({"design.il": text}, "top", self.fpga, self.yosys, folder))
+        return dict(synth.map_files({"design.il": text}, "top", self.fpga, self.yosys, folder, synth.plain_command))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from wordline.fpga.devices import Device
 from wordline.fpga.memories import Placement, place
 from wordline.fpga.netlist import Netlist, canonical, style_memories
-from wordline.fpga.synth import count
+from wordline.fpga.synth import count, plain_command
 from wordline.rtl.config import Config
 
 CORE = "\\accelerator.core"
@@ -56,18 +56,11 @@ class Estimate:
 
 
 def command(device: Device) -> str:
-    """The Yosys commands for a part of a design: no buffers of pins and clocks.
-
-    For Xilinx with `abc`, not `abc9`, which in YoWASP's 0.70 ends without a word on some of the parts. There is no
-    option for that: Yosys' script runs up to its LUTs, and from there its own steps follow, with its sizes and costs.
-    """
+    """The Yosys commands for a part of a design: no buffers of pins and clocks."""
     if device.family == "ecp5":
         return "synth_ecp5 -no-rw-check -top part"
     uram = " -uram" if device.capacity["URAM"] else ""
-    return (f"synth_xilinx -family {device.family}{uram} -noiopad -noclkbuf -flatten -top part -run begin:map_luts; "
-            "opt_expr -mux_undef -noclkinv; abc -luts 2:2,3,6:5,10,20; clean; xilinx_srl -fixed -minlen 3; "
-            "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6; xilinx_dffopt; "
-            "opt_lut_ins -tech xilinx; clean")
+    return plain_command("xilinx", "part", f"-family {device.family}{uram} -noiopad -noclkbuf")
 
 
 class Estimator:

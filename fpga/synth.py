@@ -59,7 +59,21 @@ def command(target: str, top: str) -> str:
     return _COMMANDS[target].format(top=top, json=f"{top}.json")
 
 
-def map_files(files: dict[str, str], top: str, target: str, yosys: Run, folder: Path) -> dict[str, float]:
+def plain_command(target: str, top: str, xilinx: str = "-family xcup") -> str:
+    """As `command`, for counting alone, with `abc` in place of `abc9`, which in YoWASP's 0.70 fails without a word on
+    some designs. There is no option for that: Yosys' script runs up to its LUTs, and from there its own steps follow,
+    with its sizes and costs."""
+    if target == "ecp5":
+        script = f"synth_ecp5 -no-rw-check -top {top} -run"
+        return f"{script} begin:map_luts; abc -lut 4:7; clean; {script} map_cells:check"
+    return (f"synth_xilinx {xilinx} -flatten -top {top} -run begin:map_luts; "
+            "opt_expr -mux_undef -noclkinv; abc -luts 2:2,3,6:5,10,20; clean; xilinx_srl -fixed -minlen 3; "
+            "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6; xilinx_dffopt; "
+            "opt_lut_ins -tech xilinx; clean")
+
+
+def map_files(files: dict[str, str], top: str, target: str, yosys: Run, folder: Path,
+              command: Callable[[str, str], str] = command) -> dict[str, float]:
     """Resources of Verilog files (``.v``) or RTLIL (``.il``) by name; `yosys` runs the tool in a folder."""
     for name, text in files.items():
         (folder / name).write_text(text)
