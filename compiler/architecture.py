@@ -139,6 +139,10 @@ class ModelConfig:
     def score_scale(self) -> float:
         return self.attention_scale or 1 / math.sqrt(self.head_dim)
 
+    def window(self, layer: int) -> int:
+        """Positions that attention sees in a layer; 0 for all."""
+        return self.sliding_window if layer in self.local_layers or not self.local_layers else 0
+
     @property
     def mlp_norm(self) -> str:
         """The norm before the MLP. Llama calls it what Gemma 3 calls its norm after attention."""

@@ -108,7 +108,8 @@ def cost(model: Model, setting: Setting, context: int) -> Cost:
                           for kind, shape in shapes.items())
     head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size, setting.scale_bits)
     key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
-    cache = c.layers * c.kv_heads * context * (2 * c.head_dim * setting.kv + key_scales + 32)
+    seen = sum(min(c.window(i) or context, context) for i in range(c.layers))
+    cache = c.kv_heads * seen * (2 * c.head_dim * setting.kv + key_scales + 32)
     if c.mixer == "mlgru":
         cache = c.layers * c.attention * 32  # the state, read; it is written as well, as keys and values are
     return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)
@@ -131,7 +132,7 @@ def windows(model: Model, texts: list[Text], tokens: int, window: int) -> list[W
     ModelError
         A text is too short, or the window longer than the model sees.
     """
-    limit = model.config.sliding_window or model.config.context
+    limit = model.config.context
     if not 2 <= window <= limit:
         raise ModelError(f"a window of {window} tokens: {model.config.name} sees 2 to {limit}")
     count = -(-tokens // window)
@@ -235,7 +236,19 @@ class Evaluation:
 
     def run(self, settings: list[Setting], progress: Callable[[str, int, int], None]) -> Iterator[Result]:
         """Results in the order of the settings, each as soon as it is whole. `progress` is told what is being done,
-        windows done and windows in all."""
+        windows done and windows in all.
+
+        Raises
+        ------
+        ModelError
+            The accelerator has no such cache for this model and these windows; nothing has been measured then.
+        """
+        c = self.model.config
+        for setting in settings:
+            if setting.kv < 8 and 0 < c.sliding_window < self.context:
+                raise ModelError(f"{setting.name}: {c.name} has layers with a sliding window of {c.sliding_window}; "
+                                 f"behind it, in a window of {self.context} tokens, keys and values have 8 bits: use "
+                                 f"--window {c.sliding_window} or --kv 8")
         total, done = len(settings) * len(self.windows), 0
         for setting in settings:
             hardware = None

@@ -129,11 +129,12 @@ class HardwareModel:
         Raises
         ------
         ValueError
-            More tokens than a sliding window holds: behind it, sums are formed in the order of the cache's ring.
+            More tokens than a sliding window holds, and keys below 8 bits, which the accelerator refuses.
         """
         c, acts = self.c, self.types.acts
-        if 0 < c.sliding_window < len(ids):
-            raise ValueError(f"{c.name}: {len(ids)} tokens are above its sliding_window = {c.sliding_window}")
+        if 0 < c.sliding_window < len(ids) and self.kv_bits < 8:
+            raise ValueError(f"{c.name}: {len(ids)} tokens are above its sliding_window = {c.sliding_window}, which "
+                             f"keys of {self.kv_bits} bits do not allow")
         x = self._embed(ids)
         if c.positions == "learned":
             table = self.model.tensors["model.embed_positions.weight"]
@@ -200,7 +201,7 @@ class HardwareModel:
         heads = []
         for h_ in range(c.heads):
             kv = h_ // (c.heads // c.kv_heads)
-            heads.append(self._head(q[:, h_], keys[kv], v_codes[:, kv], v_scale[:, kv, 0]))
+            heads.append(self._head(q[:, h_], keys[kv], v_codes[:, kv], v_scale[:, kv, 0], c.window(i) or n))
         y = np.concatenate(heads, 1)
         if c.sub_norms:
             y = self._rms(y, f"{at}attn_sub_norm")
@@ -224,20 +225,33 @@ class HardwareModel:
         y = ref.mul(self._rms(gate, f"{at}g_norm"), activation("silu", states))
         return self.layers[i]["o"](self._rms(y, f"{at}attn_sub_norm"), self.types.acts)
 
-    def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray) -> np.ndarray:
-        """float32[T, head_dim]. Rows go some at a time, with the keys that the last of them sees."""
+    def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray,
+              window: int) -> np.ndarray:
+        """float32[T, head_dim]. Rows go some at a time, with the keys up to the last of them; a row sees `window`."""
         acts, top, values = self.types.acts, act_max(self.kv_bits), v_codes.T
         parts = []
         for first in range(0, len(q), keys.rows):
             last = min(first + keys.rows, len(q))
             scores = keys.scores(q[first:last], first, acts, F(math.log2(math.e) * self.c.score_scale))
-            seen = np.arange(last) <= np.arange(first, last)[:, None]
+            behind = np.arange(first, last)[:, None] - np.arange(last)
+            seen = (behind >= 0) & (behind < window)
             best = np.where(seen, scores, -np.inf).max(1, keepdims=True).astype(F)
             e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
-            total = ref.recip(ref.row_sums(e))[:, None]
+            total = ref.recip(ref.row_sums(_ring(e, first, window)))[:, None]
             codes, scale = _codes(np.where(seen, ref.mul(e, v_scale[:last]), F(0)), acts)
             parts.append(ref.mul(accumulate_float(codes, values[:, :last], top), ref.mul(scale, total)))
         return np.concatenate(parts)
+
+
+def _ring(e: np.ndarray, first: int, window: int) -> np.ndarray:
+    """What the queries from token `first` on have for every token, in the order in which the cache has the tokens:
+    behind the window a token takes the place of the one that leaves it."""
+    rows, n = e.shape
+    if n <= window:
+        return e
+    last, place = np.arange(first, first + rows)[:, None], np.arange(window)
+    newest = last - (last - place) % window  # of a place, before the window is full not yet there
+    return np.where(newest >= 0, np.take_along_axis(e, np.maximum(newest, 0), 1), np.zeros((), F))
 
 
 class _Keys:

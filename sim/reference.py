@@ -87,8 +87,8 @@ class _Reference:
         group = c.heads // c.kv_heads
         q, k, v = heads("q", c.heads), heads("k", c.kv_heads).repeat(group, 0), heads("v", c.kv_heads).repeat(group, 0)
         s = q @ k.transpose(0, 2, 1) * c.score_scale + np.triu(np.full((n, n), -np.inf), 1)
-        if c.sliding_window and (i in c.local_layers or not c.local_layers):
-            s += np.tril(np.full((n, n), -np.inf), -c.sliding_window)
+        if window := c.window(i):
+            s += np.tril(np.full((n, n), -np.inf), -window)
         p = np.exp(s - s.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         y = (p @ v).transpose(1, 0, 2).reshape(n, -1)

@@ -143,6 +143,20 @@ def test_what_is_measured_is_the_hardware(model, texts):
         assert len(result.tokens["austen"]) == 62
 
 
+def test_windows_longer_than_a_sliding_window(model, texts):
+    """The text goes on behind it; what the cache costs does not. The float model sees the same."""
+    sliding = replace(model, config=replace(model.config, sliding_window=16, local_layers=(0, 2)))
+    run = evaluation(sliding, texts)
+    (result,) = run.run([Setting("int8", acts=16)], quiet)
+    (plain,) = evaluation(model, texts).run([Setting("int8", acts=16)], quiet)
+    assert result.summaries["all"].kl.value < 0.01
+    assert not np.allclose(result.tokens["all"].source_nats, plain.tokens["all"].source_nats, atol=0.01)
+    c = model.config
+    assert plain.cost.bytes_per_token - result.cost.bytes_per_token == 2 * c.kv_heads * 16 * (2 * c.head_dim + 8)
+    with pytest.raises(ModelError, match="sliding window of 16; .* use --window 16 or --kv 8"):
+        next(run.run([Setting("int8"), Setting("int8", kv=4)], quiet))
+
+
 def test_narrower_caches_are_worse(model, texts):
     results = list(evaluation(model, texts, tokens=128).run([Setting("int8", kv=k) for k in (16, 8, 4, 2)], quiet))
     kl = [r.summaries["all"].kl.value for r in results]

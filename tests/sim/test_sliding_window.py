@@ -54,6 +54,17 @@ def test_the_program_sees_what_the_float_model_sees(name):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_the_batched_model_is_the_functional_simulator(name):
+    """Where the ring has been filled several times; sums are formed in its order."""
+    model, cfg = random_model(replace(SHAPES[name], context=64)), config()
+    program = compile_model(model, cfg)
+    ours = Generator(model, program, [int(i) for i in ids_of(model.config, 3 * WINDOW + 3)], 6)
+    run = ours.functional(FunctionalMachine(cfg), lambda tokens: None)
+    batched = HardwareModel(model, cfg.types).logits(run.tokens)[run.prompt - 1 : -1]
+    assert np.array_equal(batched.view(np.uint32), run.logits.view(np.uint32))
+
+
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("rows", [3, 8])
 def test_a_prompt_in_steps_of_several_tokens(name, rows):
     """A prompt that reaches into the ring: behind the window its tokens come one by one."""
@@ -100,6 +111,6 @@ def test_what_is_not_supported_says_so():
         compile_model(random_model(replace(MODELS["mistral"], sliding_window=12)), config())
     with pytest.raises(CompileError, match='types.kv = "int4" seals groups of keys'):
         compile_model(random_model(SHAPES["every layer"]), config(1, "types.kv=int4", "types.kv_group=16"))
-    with pytest.raises(ValueError, match="9 tokens are above its sliding_window = 8"):
+    with pytest.raises(ValueError, match="9 tokens are above its sliding_window = 8, which keys of 4 bits"):
         model = random_model(SHAPES["every layer"])
-        HardwareModel(model, config().types).logits(ids_of(model.config, 9))
+        HardwareModel(model, config().types, kv_bits=4).logits(ids_of(model.config, 9))
