@@ -165,13 +165,6 @@ class Attention(Blocks):
 
     # --- How much of the cache a layer sees.
 
-    def whole_context(self) -> None:
-        """CONTEXT = positions up to this step's last."""
-        if self.batch > 1:
-            self.b.set(CONTEXT, 1, POSITION)
-        else:
-            self.b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
-
     def context_sizes(self) -> None:
         """KEY_TILES, VALUE_STEPS and VALUE_BEATS, of CONTEXT."""
         b, a, group = self.b, self.config.array, self.image.sizes.group

@@ -13,6 +13,7 @@ from wordline.compiler.builder import Builder, Operand, Parts, reg
 from wordline.compiler.image import Image
 from wordline.compiler.operands import (
     ABSMAX,
+    CONTEXT,
     INT_BITS,
     LAYER,
     POSITION,
@@ -60,6 +61,13 @@ class Blocks:
     def position(self, rd: int) -> None:
         """rd = position of the row's token: rows are tokens of one sequence, or one token each of a batch."""
         self.b.control(Operation.ADD, rd=rd, ra=POSITION, rb=0 if self.batch > 1 else ROW)
+
+    def whole_context(self) -> None:
+        """CONTEXT = positions up to this step's last."""
+        if self.batch > 1:
+            self.b.set(CONTEXT, 1, POSITION)
+        else:
+            self.b.control(Operation.ADD, rd=CONTEXT, ra=POSITION, rb=TOKENS)
 
     def rope_words(self, rd: int) -> None:
         """rd = words from the first row of the RoPE table on the chip to the row's."""

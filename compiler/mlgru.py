@@ -97,6 +97,7 @@ class Recurrence(Blocks):
                      **to_x(scaled.at), **ABSMAX, parts={"L": f"gain{place}"})
             self.quantise(scaled, slot=slot, length=c.width, bits=self.config.types.acts, act=act, parts=parts)
         self.matmul(self.image.matrices[name], slot=slot, rows=reg(TOKENS), act=act, out=out, parts=parts | {"M": name})
+
     def _state_address(self) -> None:
         """Of a batch, T2 leads to the state of the row's sequence, behind the layer's address."""
         if self.batch > 1:

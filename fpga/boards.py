@@ -4,7 +4,7 @@ A board with room for it carries the accelerator with a model in its block RAM; 
 itself. Both are a circuit with a serial port, and nothing here depends on which it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -129,13 +129,14 @@ class TangNano20kPlatform(GowinPlatform):
 _ARRAY = ArrayTest("mac", 1, 2, 8, 8, ("INT8", "INT4", "FP4"))
 _ECP5: dict[str, Any] = {"chip": "ecp5", "config": "ulx3s_uart", "context": 96, "lut_words": 128, "seed": 2,
                          "array": _ARRAY}
+_ULX3S = Board(
+    "ulx3s", "Radiona ULX3S-85F", platform_class="amaranth_boards.ulx3s:ULX3S_85F_Platform",
+    device=("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
+    pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", **_ECP5)
 BOARDS = {board.name: board for board in (
-    Board("ulx3s", "Radiona ULX3S-85F", platform_class="amaranth_boards.ulx3s:ULX3S_85F_Platform",
-          device=("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0,
-          pll=Pll(1, 2, 12), button="button_fire", loader="ulx3s", **_ECP5),
-    Board("ulx3s-sdram", "Radiona ULX3S-85F, SDRAM", "ecp5", "amaranth_boards.ulx3s:ULX3S_85F_Platform",
-          ("--85k", "--package", "CABGA381", "--speed", "6"), clock="clk25", clock_mhz=50.0, pll=Pll(1, 2, 12),
-          button="button_fire", loader="ulx3s", config="ulx3s", seed=2, sdram=True, array=_ARRAY),
+    _ULX3S,
+    replace(_ULX3S, name="ulx3s-sdram", title="Radiona ULX3S-85F, SDRAM", config="ulx3s", context=0, lut_words=0,
+            sdram=True),
     Board("orangecrab", "OrangeCrab r0.2-85F",
           platform_class="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
           device=("--85k", "--package", "CSFBGA285", "--speed", "8"), clock="clk", clock_mhz=48.0,

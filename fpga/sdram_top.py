@@ -1,13 +1,12 @@
 """The accelerator with its model in SDRAM and a serial port: everything of such a board but clock and pins."""
 
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from wordline.fpga.uart import UartReceiver, UartTransmitter
 from wordline.fpga.uart_bridge import DATA_BITS, SILENCE, MemoryShare, UartBridge
-from wordline.fpga.uart_top import connections, join
-from wordline.rtl.axi import Axi4, AxiLite
+from wordline.fpga.uart_top import join, place_accelerator
 from wordline.rtl.config import Config, ConfigError
 from wordline.rtl.isa import Csr
 from wordline.rtl.sdram import SdramController, SdramPins, SdramTiming
@@ -44,12 +43,7 @@ class SdramTop(wiring.Component):
         m.submodules.bridge = bridge = UartBridge(address_bits=bits, silence=self.silence)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        axi = Axi4(data_bits=DATA_BITS, address_bits=bits).create(path=("axi",))
-        control = AxiLite().flip().create(path=("control",))
-        finished = Signal()
-        m.submodules.accelerator = Instance(
-            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
-            **connections("m_axi_", axi), **connections("s_axi_control_", control))
+        axi, control, finished = place_accelerator(m, self.config)
         join(m, axi, share.accelerator)
         connect(m, bridge.memory, share.bridge)
         connect(m, share.slave, sdram.axi)

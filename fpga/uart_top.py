@@ -53,12 +53,7 @@ class UartTop(wiring.Component):
         m.submodules.host = host = Host(self.pairs, self.place, address_bits=bits)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        axi = Axi4(data_bits=64, address_bits=bits).create(path=("axi",))
-        control = AxiLite().flip().create(path=("control",))
-        finished = Signal()
-        m.submodules.accelerator = Instance(
-            "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
-            **connections("m_axi_", axi), **connections("s_axi_control_", control))
+        axi, control, finished = place_accelerator(m, self.config)
         join(m, axi, memory.axi)
         connect(m, host.control, control)
         connect(m, host.write, memory.host)
@@ -71,6 +66,18 @@ class UartTop(wiring.Component):
             host.finished.eq(finished), self.running.eq(~finished),
         ]
         return m
+
+
+def place_accelerator(m: Module, config: Config):
+    """An instance of the Verilog module ``accelerator``: its AXI4 master, its control registers, and a signal that a
+    program has ended."""
+    axi = Axi4(data_bits=config.bus.data_bits, address_bits=config.bus.address_bits).create(path=("axi",))
+    control = AxiLite().flip().create(path=("control",))
+    finished = Signal()
+    m.submodules.accelerator = Instance(
+        "accelerator", i_clk=ClockSignal(), i_rst=ResetSignal(), i_fault=Const(0), o_irq=finished,
+        **connections("m_axi_", axi), **connections("s_axi_control_", control))
+    return axi, control, finished
 
 
 def connections(prefix: str, interface) -> dict:

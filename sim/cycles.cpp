@@ -100,9 +100,9 @@ struct Model {
     uint32_t memory_word(uint64_t address) const {
         uint32_t value = 0;
         address &= ~3ull;
-        if (memory && address + 4 <= memory_size) std::memcpy(&value, memory + address, 4);
         const auto constant = constants.find(address);
-        if (!memory && constant != constants.end()) value = constant->second;
+        if (constant != constants.end()) return constant->second;
+        if (memory && address + 4 <= memory_size) std::memcpy(&value, memory + address, 4);
         return value;
     }
 

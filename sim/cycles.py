@@ -248,7 +248,7 @@ def run(program: Program, config: Config, arguments: tuple[int, ...] = (), *, me
         program.symbols["program"].address,
         None if image is None else image.ctypes.data, 0 if image is None else image.size, registers, stalls, seed,
         record)
-    for address, segment in program.segments.items():
+    for address, segment in program.segments.items() if image is None else ():
         if segment.nbytes == 4:
             library.cycles_constant(model, address, int(segment.view("<u4")[0]))
     try:

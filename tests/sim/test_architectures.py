@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from executors import check_rtl, error, functional, hardware
 from tiny_models import MODELS, RTL, ids_of, random_model
 
 from wordline.compiler.architecture import expected_shapes
 from wordline.compiler.model import Model
 from wordline.compiler.transformer import TransformerCompiler, compile_model
 from wordline.rtl.config import Config, load_config
-from wordline.sim import cycles, hardware_model, reference, verify
-from wordline.sim.functional import FunctionalMachine
-from wordline.sim.generate import Generation, Generator, compare
+from wordline.sim import hardware_model, reference
+from wordline.sim.generate import Generation, Generator
 from wordline.sim.hardware_model import HardwareModel
 from wordline.sim.reference import float_logits
 from wordline.sim.rtl import RtlMachine
@@ -38,31 +38,22 @@ WITHOUT: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-def error(ours: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.sqrt(((ours - exact) ** 2).mean() / (exact**2).mean()))
+def generator(model: Model, config: Config, prompt: int, tokens: int) -> Generator:
+    return Generator(model, compile_model(model, config), [int(i) for i in ids_of(model.config, prompt)], tokens)
 
 
-def config(rows: int = 1, *more: str):
-    return load_config("bitmod", [
-        f"array.rows={rows}", "types.weights=int8", "types.acts=16", "types.kv=int8", "memory.vector_floats=16384",
-        "memory.program=4096", *more])
-
-
-def generated(model: Model, cfg, prompt: int = 9, tokens: int = 4):
-    """Token ids and logits from the functional simulator."""
-    program = compile_model(model, cfg)
-    generator = Generator(model, program, [int(i) for i in ids_of(model.config, prompt)], tokens)
-    return generator.functional(FunctionalMachine(cfg), lambda tokens: None)
+def generated(model: Model, config: Config) -> Generation:
+    return functional(generator(model, config, 9, 4), config)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_compiled_program_computes_the_architecture(name):
     model = random_model(MODELS[name])
-    run = generated(model, config())
+    run = generated(model, hardware())
     ours = run.logits
     exact = float_logits(model, run.tokens)[run.prompt - 1 : -1]
     assert error(ours, exact) < TOLERANCE
-    batched = HardwareModel(model, config().types).logits(run.tokens)[run.prompt - 1 : -1]
+    batched = HardwareModel(model, hardware().types).logits(run.tokens)[run.prompt - 1 : -1]
     assert np.array_equal(batched.view(np.uint32), ours.view(np.uint32))
 
 
@@ -70,8 +61,8 @@ def test_the_compiled_program_computes_the_architecture(name):
 def test_other_hardware_gives_the_same_bits(name):
     """Rows, columns, lanes, vector lanes and bus all differ; a head is shorter than a step and than a tile."""
     model = random_model(MODELS[name])
-    one = generated(model, config())
-    other = generated(model, config(3, "array.lanes=64", "array.cols=64", "vector.lanes=4", "array.group_min=64",
+    one = generated(model, hardware())
+    other = generated(model, hardware(3, "array.lanes=64", "array.cols=64", "vector.lanes=4", "array.group_min=64",
                                     "bus.data_bits=256", "memory.matmul_floats=16384", "memory.load_floats=4096"))
     assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))
 
@@ -81,28 +72,16 @@ def machine():
     return RtlMachine(RTL)
 
 
-def check_rtl(model: Model, cfg: Config, machine: RtlMachine) -> Generation:
-    """RTL and functional simulator give the same bits, RTL and cycle model take the same cycles."""
-    program = compile_model(model, cfg)
-    generator = Generator(model, program, [int(i) for i in ids_of(model.config, 3)], 2)
-    rtl = generator.rtl(machine, lambda tokens, cycles: None)
-    assert compare(rtl, generator.functional(FunctionalMachine(cfg), lambda tokens: None)).bits == 0
-    memory = verify.functional_memory(program, cfg, generator.arguments)
-    assert rtl.result is not None
-    assert cycles.run(program, cfg, generator.arguments, memory=memory).cycles == rtl.result.cycles
-    return rtl
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_rtl_gives_the_same_bits_in_the_cycles_of_the_model(name, machine):
-    check_rtl(random_model(MODELS[name]), RTL, machine)
+    check_rtl(generator(random_model(MODELS[name]), RTL, 3, 2), RTL, machine)
 
 
 def test_heads_shorter_than_a_step_and_a_tile_on_the_rtl():
     """Heads of 4 where the array has 8 lanes and 8 columns."""
     cfg = load_config("ulx3s", ["array.act_bits=16", "types.weights=int8", "types.acts=16"])
     model = random_model(replace(MODELS["opt"], width=32, heads=4, kv_heads=4, head_dim=4, ffn=32))
-    run = check_rtl(model, cfg, RtlMachine(cfg))
+    run = check_rtl(generator(model, cfg, 3, 2), cfg, RtlMachine(cfg))
     assert error(run.logits, float_logits(model, run.tokens)[run.prompt - 1 : -1]) < TOLERANCE
 
 
@@ -160,9 +139,9 @@ def test_all_heads_at_once_give_the_same_bits(name):
     """Memories that hold the cache's codes, the value scales and the scores of all heads; four AXI ports."""
     shape = MODELS[name] if name == "gpt2" else replace(MODELS[name], kv_heads=MODELS[name].heads)
     model = random_model(shape)
-    wide = config(1, "array.lanes=16", "array.cols=16", "vector.lanes=8", "bus.data_bits=512", "bus.ports=4",
+    wide = hardware(1, "array.lanes=16", "array.cols=16", "vector.lanes=8", "bus.data_bits=512", "bus.ports=4",
                   "memory.matmul_floats=16384", "memory.load_floats=8192")
     assert TransformerCompiler(model, wide).places.together
-    assert not TransformerCompiler(model, config()).places.together
-    one, other = generated(model, config()), generated(model, wide)
+    assert not TransformerCompiler(model, hardware()).places.together
+    one, other = generated(model, hardware()), generated(model, wide)
     assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from executors import check_rtl, error, functional
 from safetensors.numpy import save_file
 from tiny_models import MLGRU, ids_of, random_model
 
@@ -13,8 +14,7 @@ from wordline.compiler.model import Model, ModelError, find_model, load_model
 from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
 from wordline.rtl.config import TypesConfig, load_config
-from wordline.sim import cycles, verify
-from wordline.sim.functional import FunctionalMachine
+from wordline.sim import verify
 from wordline.sim.generate import Generation, Generator, compare
 from wordline.sim.hardware_model import HardwareModel
 from wordline.sim.reference import float_logits
@@ -107,10 +107,6 @@ def plain(t: dict[str, np.ndarray], fields, ids) -> np.ndarray:
     return np.array(out)
 
 
-def error(ours: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.sqrt(((ours - exact) ** 2).mean() / (exact**2).mean()))
-
-
 @pytest.mark.parametrize("bounded", [True, False])
 def test_a_released_checkpoint_computes_what_its_formulas_say(bounded, tmp_path):
     fields = FIELDS | {"use_lower_bound": bounded, "hidden_ratio": 4}
@@ -151,7 +147,7 @@ def generate(model: Model, config, prompt: int = 9, *, garbage: bool = False) ->
                 program.segments[symbol.address] = np.random.default_rng(5).integers(
                     0, 64, symbol.size).astype(np.uint8)
     generator = Generator(model, program, [int(i) for i in ids_of(model.config, prompt)], 3)
-    return generator.functional(FunctionalMachine(config), lambda tokens: None)
+    return functional(generator, config)
 
 
 def hardware(*more: str):
@@ -193,13 +189,8 @@ def test_ternary_weights_on_ternary_elements_of_the_rtl(tmp_path):
     config = replace(config, types=TypesConfig(weights="ternary", group_size=0, acts=16))
     program = compile_model(model, config)
     generator = Generator(model, program, [5, 100, 7, 300], 3)
-    functional = generator.functional(FunctionalMachine(config), lambda tokens: None)
-    rtl = generator.rtl(RtlMachine(config), lambda tokens, cycles: None)
-    assert compare(functional, rtl).bits == 0, compare(functional, rtl).where
+    rtl = check_rtl(generator, config, RtlMachine(config))
     assert error(rtl.logits, float_logits(model, rtl.tokens)[3:-1]) < 1e-3
-    memory = verify.functional_memory(program, config, generator.arguments)
-    assert rtl.result is not None
-    assert cycles.run(program, config, generator.arguments, memory=memory).cycles == rtl.result.cycles
 
 
 def test_types_of_its_matrices():

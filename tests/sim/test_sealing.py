@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from executors import check_rtl
 from tiny_models import LLAMA, MODELS, RTL, ids_of, random_model
 
 from wordline.compiler.model import Model, load_model
 from wordline.compiler.transformer import TransformerCompiler, compile_model
 from wordline.compiler.weights import CompileError
 from wordline.rtl.config import Config, TypesConfig, load_config
-from wordline.sim import cycles, verify
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import BatchGenerator, Generation, Generator, compare
 from wordline.sim.hardware_model import HardwareModel, _codes, _Keys
@@ -113,11 +113,7 @@ def machine():
 def test_the_rtl_gives_the_same_bits_in_the_cycles_of_the_model(name, kv, stalls, machine):
     model, config = random_model(MODELS[name]), replace(RTL, types=replace(INT4, kv=kv))
     work = generator(model, config, 17, 9 if stalls else 15)
-    rtl = work.rtl(machine, lambda tokens, cycles: None, stalls=stalls, seed=3)
-    assert compare(rtl, work.functional(FunctionalMachine(config), lambda tokens: None)).bits == 0
-    memory = verify.functional_memory(work.program, config, work.arguments)
-    ours = cycles.run(work.program, config, work.arguments, memory=memory, stalls=stalls, seed=3)
-    assert rtl.result is not None and ours.cycles == rtl.result.cycles
+    check_rtl(work, config, machine, stalls=stalls, seed=3)
 
 
 @pytest.mark.parametrize("on_rtl", [False, True])

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from executors import check_rtl, error, functional, hardware
 from tiny_models import MODELS, RTL, ids_of, random_model
 
+from wordline.compiler.model import Model
 from wordline.compiler.transformer import compile_model
 from wordline.compiler.weights import CompileError
-from wordline.rtl.config import Config, load_config
+from wordline.rtl.config import Config
 from wordline.rtl.float_ref import row_sums
-from wordline.sim import cycles, verify
+from wordline.sim import cycles
 from wordline.sim.functional import FunctionalMachine
-from wordline.sim.generate import BatchGenerator, Generator, compare
+from wordline.sim.generate import BatchGenerator, Generation, Generator, compare
 from wordline.sim.hardware_model import HardwareModel, _ring
 from wordline.sim.reference import float_logits
 from wordline.sim.rtl import RtlMachine
@@ -25,27 +27,18 @@ SHAPES = {
 }
 
 
-def config(rows: int = 1, *more: str) -> Config:
-    return load_config("bitmod", [f"array.rows={rows}", "types.weights=int8", "types.acts=16", "types.kv=int8",
-                                  "memory.vector_floats=16384", "memory.program=4096", *more])
+def generator(model: Model, config: Config) -> Generator:
+    return Generator(model, compile_model(model, config), [int(i) for i in ids_of(model.config, PROMPT)], TOKENS)
 
 
-def generator(model, cfg: Config) -> Generator:
-    return Generator(model, compile_model(model, cfg), [int(i) for i in ids_of(model.config, PROMPT)], TOKENS)
-
-
-def generated(model, cfg: Config):
-    return generator(model, cfg).functional(FunctionalMachine(cfg), lambda tokens: None)
-
-
-def error(ours: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.sqrt(((ours - exact) ** 2).mean() / (exact**2).mean()))
+def generated(model: Model, config: Config) -> Generation:
+    return functional(generator(model, config), config)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_program_sees_what_the_float_model_sees(name):
     model = random_model(SHAPES[name])
-    run = generated(model, config())
+    run = generated(model, hardware())
     rows = slice(run.prompt - 1, -1)
     exact = float_logits(model, run.tokens)[rows]
     assert error(run.logits, exact) < 0.04
@@ -71,7 +64,7 @@ def test_sums_are_formed_in_the_ring_s_order():
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_batched_model_is_the_functional_simulator(name):
     """Where the ring has been filled several times."""
-    model, cfg = random_model(replace(SHAPES[name], context=64)), config()
+    model, cfg = random_model(replace(SHAPES[name], context=64)), hardware()
     program = compile_model(model, cfg)
     ours = Generator(model, program, [int(i) for i in ids_of(model.config, 3 * WINDOW + 3)], 6)
     run = ours.functional(FunctionalMachine(cfg), lambda tokens: None)
@@ -84,36 +77,29 @@ def test_the_batched_model_is_the_functional_simulator(name):
 def test_a_prompt_in_steps_of_several_tokens(name, rows):
     """A prompt that reaches into the ring: behind the window its tokens come one by one."""
     model = random_model(SHAPES[name])
-    one, other = generated(model, config()), generated(model, config(rows, "memory.vector_floats=32768"))
+    one, other = generated(model, hardware()), generated(model, hardware(rows, "memory.vector_floats=32768"))
     assert compare(one, other).bits == 0, compare(one, other).where
 
 
 def test_a_batch():
     model = random_model(SHAPES["the first layer"])
-    cfg = config(2)
+    cfg = hardware(2)
     prompts = [[int(i) for i in ids_of(model.config, n)] for n in (4, 11)]
     together = BatchGenerator(model, compile_model(model, cfg, batch=2), prompts, TOKENS).run(FunctionalMachine(cfg))
     program = compile_model(model, cfg)
     for prompt, run in zip(prompts, together, strict=True):
-        alone = Generator(model, program, prompt, TOKENS).functional(FunctionalMachine(cfg), lambda tokens: None)
+        alone = functional(Generator(model, program, prompt, TOKENS), cfg)
         assert compare(alone, run).bits == 0, compare(alone, run).where
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_on_the_rtl(name):
-    model = random_model(SHAPES[name])
-    ours = generator(model, RTL)
-    machine = RtlMachine(RTL)
-    rtl = ours.rtl(machine, lambda tokens, cycles: None)
-    assert compare(rtl, ours.functional(FunctionalMachine(RTL), lambda tokens: None)).bits == 0
-    memory = verify.functional_memory(ours.program, RTL, ours.arguments)
-    assert rtl.result is not None
-    assert cycles.run(ours.program, RTL, ours.arguments, memory=memory).cycles == rtl.result.cycles
+    check_rtl(generator(random_model(SHAPES[name]), RTL), RTL, RtlMachine(RTL))
 
 
 def test_bytes_stay_the_same_behind_the_window():
     """A decode step behind the window costs what it costs at its end."""
-    cfg = config()
+    cfg = hardware()
     for name in ("every layer", "the first layer"):
         program = compile_model(random_model(replace(SHAPES[name], sliding_window=64, context=256)), cfg)
         beats = [cycles.run(program, cfg, (1, 1, start, -1)).activity["beats"].sum() for start in (3, 63, 66, 200)]
@@ -123,9 +109,9 @@ def test_bytes_stay_the_same_behind_the_window():
 
 def test_what_is_not_supported_says_so():
     with pytest.raises(CompileError, match="sliding_window = 12 is no power of two"):
-        compile_model(random_model(replace(MODELS["mistral"], sliding_window=12)), config())
+        compile_model(random_model(replace(MODELS["mistral"], sliding_window=12)), hardware())
     with pytest.raises(CompileError, match='types.kv = "int4" seals groups of keys'):
-        compile_model(random_model(SHAPES["every layer"]), config(1, "types.kv=int4", "types.kv_group=16"))
+        compile_model(random_model(SHAPES["every layer"]), hardware(1, "types.kv=int4", "types.kv_group=16"))
     with pytest.raises(ValueError, match="9 tokens are above its sliding_window = 8, which keys of 4 bits"):
         model = random_model(SHAPES["every layer"])
-        HardwareModel(model, config().types, kv_bits=4).logits(ids_of(model.config, 9))
+        HardwareModel(model, hardware().types, kv_bits=4).logits(ids_of(model.config, 9))
