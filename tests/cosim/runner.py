@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cocotb_tools.check_results import get_results
@@ -22,6 +22,7 @@ def run_cocotb(
     seed: int = 1,
     fast: bool = False,
     short: bool = False,
+    pins: Sequence[str] = (),
 ) -> None:
     """Runs the cocotb tests of ``module`` and fails unless there are some and all pass.
 
@@ -46,6 +47,9 @@ def run_cocotb(
         Compile for speed: for millions of cycles in which the test bench sleeps.
     short : bool
         So few cycles that Icarus, which compiles in a second, is done before Verilator has compiled.
+    pins : Sequence[str]
+        Ports of the top, if the test bench looks at nothing else: Verilator need not keep any other signal. Of a
+        netlist it then sees that the clock of every flip-flop is the same.
     """
     source = tmp_path / f"{toplevel}.v"
     source.write_text(verilog_text)
@@ -59,9 +63,16 @@ def run_cocotb(
             os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {speed}".lstrip()
             build_args += ["--inline-mult", "1", "--output-split-cfuncs", "500", "--x-assign", "0",
                            "--x-initial", "0"] if fast else []
+        sources = [source]
+        if simulator == "verilator" and pins:
+            control = tmp_path / "pins.vlt"
+            control.write_text("`verilator_config\n" + "".join(
+                f'public_flat_rw -module "{toplevel}" -var "{pin}"\n' for pin in pins))
+            sources.insert(0, control)
+            build_args.append("--no-public-flat-rw")  # cocotb asks for all signals
         runner = get_runner(simulator)
         runner.build(
-            sources=[source],
+            sources=sources,
             hdl_toplevel=toplevel,
             build_dir=tmp_path / "build",
             build_args=build_args,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 import cocotb
 from cocotb.clock import Clock
@@ -11,13 +12,15 @@ from cocotb.triggers import FallingEdge, Timer
 PERIOD_NS = 20
 DIVISOR = int(os.environ["UART_DIVISOR"])
 BIT_NS = PERIOD_NS * DIVISOR
+CLOCK, BUTTON = os.environ["UART_CLOCK"], os.environ["UART_BUTTON"]
 
 
 def start(dut) -> None:
-    """Clock at the core's rate, the line idle, the button up."""
+    """Clock at the core's rate, the line idle, the button up, if there is one."""
     dut["uart_0__rx__io"].value = 1
-    dut["button_fire_0__io"].value = 0
-    Clock(dut["clk25_0__io"], PERIOD_NS, unit="ns").start()
+    if BUTTON:
+        dut[BUTTON].value = 0
+    Clock(dut[CLOCK], PERIOD_NS, unit="ns").start()
 
 
 async def send(dut, text: bytes) -> None:
@@ -42,16 +45,54 @@ async def receive(dut, ends: bytes, most: int = 1 << 30) -> bytes:
     return got
 
 
+LINES = os.environ.get("UART_LINES", "").encode().split(b"\n")
+ANSWERS = os.environ.get("UART_ANSWERS", "").encode().split(b"\0")
+#: Of each answer, so many characters are compared.
+MOST = int(os.environ.get("UART_CHARACTERS", 1 << 30))
+RESETS = int(os.environ.get("UART_RESETS", 0))
+PROMPT = b"\r\n> "
+
+
+async def ask(dut, line: bytes, answer: bytes, most: int) -> None:
+    """Type a line; what is read must be its echo, the answer, or so many characters of it, and a prompt."""
+    expected = (line + answer + PROMPT)[: len(line) + most]
+    listening = cocotb.start_soon(receive(dut, PROMPT, len(expected)))
+    await send(dut, line + b"\r")
+    got = await listening
+    cocotb.log.info("%r", got)
+    assert got == expected
+
+
+async def press(dut) -> None:
+    """The button, for some cycles; the board is silent while it is down, and then brings the prompt."""
+    dut[BUTTON].value = 1
+    dut["uart_0__rx__io"].value = 1
+    await Timer(8 * PERIOD_NS, "ns")
+    for _ in range(random.randrange(1, 100)):
+        assert int(dut["uart_0__tx__io"].value) == 1 and int(dut["led_0__io"].value) == 0
+        await Timer(PERIOD_NS, "ns")
+    dut[BUTTON].value = 0
+    assert await receive(dut, PROMPT, len(PROMPT)) == PROMPT
+
+
 @cocotb.test()
 async def a_line_is_answered(dut):
     start(dut)
-    await receive(dut, b"\r\n> ")
-    most = int(os.environ["UART_CHARACTERS"])  # of each answer
-    for line, answer in zip(os.environ["UART_LINES"].split("\n"), os.environ["UART_ANSWERS"].split("\0"), strict=True):
-        expected = (line + answer).encode() + b"\r\n> "
-        expected = expected[: len(line.encode()) + most]
-        listening = cocotb.start_soon(receive(dut, b"\r\n> ", len(expected)))
-        await send(dut, line.encode() + b"\r")
-        got = await listening
-        cocotb.log.info("%r", got)
-        assert got == expected
+    assert await receive(dut, PROMPT) == PROMPT
+    for line, answer in zip(LINES, ANSWERS, strict=True):
+        await ask(dut, line, answer, MOST)
+
+
+@cocotb.test(skip=not RESETS)
+async def a_reset_at_any_time_recovers(dut):
+    """The button in the middle of a text, and then at random moments of typing and computing."""
+    start(dut)
+    await press(dut)
+    await ask(dut, LINES[0], ANSWERS[0], 8)
+    await press(dut)
+    for _ in range(RESETS - 2):
+        typing = cocotb.start_soon(send(dut, LINES[0] + b"\r"))
+        await Timer(random.randrange(3 * len(LINES[0]) * 10 * BIT_NS), "ns")
+        typing.cancel()
+        await press(dut)
+    await ask(dut, LINES[-1], ANSWERS[-1], MOST)

