@@ -16,17 +16,22 @@ from wordline.compiler.operands import (
     ROW_M,
     ROW_X,
     S_BEST,
+    S_HIGH,
     S_INVERSE,
+    S_LOW,
     S_NORM,
     S_SCALE,
     S_SUM,
     S_TOTAL,
+    S_WORK,
     SEALED,
+    STORED_BITS,
     T1,
     T2,
     TOKENS,
     VALUE_BEATS,
     VALUE_STEPS,
+    Place,
     Vec,
     to_x,
 )
@@ -319,13 +324,18 @@ class Attention(Blocks):
             `first`: fields of the first pass, which otherwise writes nothing."""
             parts = x.parts | {"S": part}
             pad = words * self.lanes
-            b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts, **first)
-            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
-                     immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
+            if bits < 8:
+                b.vector(len=c.head_dim, **x.a, reduction=Reduction.MAX, scalar=S_HIGH, parts=x.parts)
+                b.vector(len=c.head_dim, **x.a, negate_product=1, reduction=Reduction.MAX, scalar=S_LOW, parts=x.parts)
+                self.signed_scale(bits, Place(S_HIGH), Place(S_LOW), Place(S_WORK), Place(S_SCALE))
+            else:
+                b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts, **first)
+                b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
+                         immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                      destination=Destination.SCALAR, dst=S_INVERSE)
             b.vector(len=c.head_dim, pad=pad if pad > c.head_dim else 0, **x.a, multiply=Factor.SCALAR,
-                     multiply_scalar=S_INVERSE, function=Function.INT, bits=INT_BITS[bits],
+                     multiply_scalar=S_INVERSE, function=Function.INT, bits=STORED_BITS[bits],
                      destination=Destination.S, dst=place, parts=parts)
             b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=place + words,
                      parts=parts)

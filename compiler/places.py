@@ -117,7 +117,7 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
             f"{config.memory.act_elements}")
     require(max(sizes.max_context, sizes.key_dim) <= a.group_max,
             f"context {context} is above array.group_max = {a.group_max}")
-    check_accumulator(config, "attention", max(act_max(sizes.kv.bits) * sizes.max_context, act_max(8) * c.head_dim))
+    check_accumulator(config, "attention", max((1 << (sizes.kv.bits - 1)) * sizes.max_context, act_max(8) * c.head_dim))
     return sizes
 
 

@@ -1,31 +1,29 @@
 """Sealing: a full group of keys, kept as float32 until now, is quantised per channel (KIVI, arXiv 2402.02750).
 
-A step that begins a new group does this first, for every layer and head: ``scale = max |key| / top`` of every channel
-over the tokens of the group, then integers in the layout in which the array reads keys. The largest scale that a
-channel ever had is kept as well, since it bounds what a query can become (`Attention._sealed_scores`).
+A step that begins a new group does this first, for every layer and head: the scale of every channel over the tokens of
+the group (`Blocks.signed_scale`), then integers in the layout in which the array reads keys. The magnitude of the
+largest scale that a channel ever had is kept as well: it bounds what a query can become (`Attention._sealed_scores`).
 """
-
-from typing import Any
 
 from wordline.compiler.blocks import Blocks
 from wordline.compiler.builder import reg
 from wordline.compiler.operands import (
     CONTEXT,
-    INT_BITS,
     KEY_TILES,
     LAYER,
     POSITION,
     ROW,
     ROW_M,
     ROW_X,
+    STORED_BITS,
     T1,
     T2,
     TOKENS,
     VALUE_BEATS,
     VALUE_STEPS,
+    Place,
     to_x,
 )
-from wordline.pe.datatypes import act_max
 from wordline.rtl.isa import (
     Destination,
     Factor,
@@ -81,38 +79,40 @@ class Sealing(Blocks):
     def _seal_head(self) -> None:
         b, p, n = self.b, self.places, self.c.head_dim
         tokens, words = p.seal_tokens, n // self.lanes
-        # Bank X: magnitudes, of which the largest end up in the first words; then inverse scales, then scales.
-        inverse, scales = tokens * words, (tokens + 1) * words
+        # Bank X: a part's keys, of which the largest end up in the first words; behind them, of the whole group, the
+        # largest and the negative smallest, which become inverse scales and the scales' magnitudes.
+        high, low = Place(tokens * words, n), Place((tokens + 1) * words, n)
+        work, scale = Place(0, n), Place(words, n)
         parts = range(0, self.image.sizes.group, tokens)
-        of_scale: dict[str, Any] = {
-            "multiply": Factor.IMMEDIATE, "immediate": 1.0 / act_max(self.image.sizes.kv.bits)}
         for first in parts:
             self._load_keys(first)
-            b.vector(len=tokens * n, a_source=SourceA.IMMEDIATE, immediate=-1.0, multiply=Factor.B, addend=Factor.B,
-                     join=Join.MAX, b=0, b_source=SourceB.L, **to_x(0))
-            half = tokens // 2
-            while half:
-                self._larger(half * n, 0, half * words)
-                half //= 2
-            if len(parts) > 1 and first > 0:
-                self._larger(n, scales, 0)
-            elif len(parts) > 1:
-                b.vector(len=n, a=0, **to_x(scales))
-        largest = scales if len(parts) > 1 else 0
-        b.vector(len=n, a=largest, **of_scale, function=Function.RECIP, **to_x(inverse))
-        b.vector(len=n, a=largest, **of_scale, destination=Destination.S, dst=0)
-        b.vector(len=n, a=largest, **of_scale, **to_x(scales))
+            for sign, largest in ((1.0, high), (-1.0, low)):
+                b.vector(len=tokens * n, a_source=SourceA.IMMEDIATE, immediate=sign, multiply=Factor.B, b=0,
+                         b_source=SourceB.L, **to_x(0))
+                half = tokens // 2
+                while half > 1:
+                    self._larger(half * n, 0, half * words)
+                    half //= 2
+                if first > 0:
+                    self._larger(n, 0, words)
+                    self._larger(n, largest.at, 0)
+                else:
+                    b.vector(**work.a, **scale.addend, join=Join.MAX, **largest.out)
+        self.signed_scale(self.image.sizes.kv.bits, high, low, work, scale)
+        b.vector(**scale.a, function=Function.RECIP, **high.out)
+        b.vector(**scale.a, multiply=Factor.IMMEDIATE, immediate=-1.0, **scale.addend, join=Join.MAX, **low.out)
+        b.vector(**low.a, destination=Destination.S, dst=0)
+        b.store(self._in_head("channels"), 0, reg(IF_FIRST), "channels")
+        b.vector(**scale.a, destination=Destination.S, dst=0)
         b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=SCALE_BYTES)
         b.store(self._in_head("channels", 4 * n, T2), 0, n, "channels")
-        b.store(self._in_head("channels"), 0, reg(IF_FIRST), "channels")
         b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=TILE_BYTES)
         for first in parts:
             if len(parts) > 1:
                 self._load_keys(first)
-            self._codes(f"seal tile {first}", inverse)
+            self._codes(f"seal tile {first}", high.at)
         b.load(self._in_head("channels"), 0, n, region="channels")
-        b.vector(len=n, a=scales, addend=Factor.B, b=0, b_source=SourceB.L, join=Join.MAX, destination=Destination.S,
-                 dst=0)
+        b.vector(**low.a, addend=Factor.B, b=0, b_source=SourceB.L, join=Join.MAX, destination=Destination.S, dst=0)
         b.store(self._in_head("channels"), 0, n, "channels")
 
     def _load_keys(self, first: int) -> None:
@@ -136,7 +136,7 @@ class Sealing(Blocks):
                 place, parts = s % places * step, {"S": f"step{s % places}"}
                 b.vector(len=min(a.lanes, n - s * a.lanes), pad=a.lanes, outer=a.cols - 1, a=inverse + s * a.lanes // v,
                          multiply=Factor.B, b=reg(T1, s * a.lanes // v), b_source=SourceB.L, b_stride=n // v,
-                         function=Function.INT, bits=INT_BITS[bits], destination=Destination.S, dst=place,
+                         function=Function.INT, bits=STORED_BITS[bits], destination=Destination.S, dst=place,
                          dst_stride=a.lanes // v, parts=parts)
                 b.store(self._in_head("sealed", s * image.sealed.step_bytes, T2), place, a.cols, "sealed", parts=parts,
                         mode=StoreMode.PACKED, bits=bits, piece=a.lanes, run_stride=a.lanes * bits // 8)

@@ -27,9 +27,9 @@ from wordline.sim.texts import Text
 
 
 def version(setting: "Setting") -> int:
-    """Changes whenever the numbers of a setting could change; what another version measured is not continued. 2: keys
-    below 8 bits have scales per channel."""
-    return 2 if setting.kv < 8 else 1
+    """Changes whenever the numbers of a setting could change; what another version measured is not continued. 3:
+    keys below 8 bits have scales per channel, and keys and values below 8 bits take all codes."""
+    return 3 if setting.kv < 8 else 1
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from wordline.compiler import activations
 from wordline.compiler.architecture import lower_bounds
+from wordline.compiler.blocks import SIGN_OF_ZERO
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
 from wordline.compiler.weights import quantised
@@ -29,6 +30,25 @@ def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers of each row and float32 scales [..., 1]."""
     scale = ref.mul(np.abs(x).max(-1, keepdims=True), F(1.0 / act_max(bits)))
     return ref.float_to_int(ref.mul(x, ref.recip(scale)), bits).astype(np.float64), scale
+
+
+def _signed_scale(high: np.ndarray, low: np.ndarray, bits: int) -> np.ndarray:
+    """`compiler.blocks.Blocks.signed_scale`, of numbers between ``-low`` and ``high``."""
+    top = 1 << (bits - 1)
+    positive = ref.maximum(ref.mul(high, F(1.0 / (top - 1))), ref.mul(low, F(1.0 / top)))
+    negative = ref.maximum(ref.mul(low, F(1.0 / (top - 1))), ref.mul(high, F(1.0 / top)))
+    difference = ref.add(ref.add(high, -low), F(SIGN_OF_ZERO))
+    sign = ref.mul(difference, ref.recip(ref.maximum(-difference, difference)))
+    return ref.mul(sign, ref.maximum(-positive, -negative))
+
+
+def _cached(x: np.ndarray, bits: int, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Keys or values as the cache has them, with a scale for all numbers along an axis, which stays. Below 8 bits the
+    integers take all codes."""
+    if bits < 8:
+        scale = _signed_scale(x.max(axis, keepdims=True), (-x).max(axis, keepdims=True), bits)
+        return ref.float_to_int(ref.mul(x, ref.recip(scale)), 2 * bits).astype(np.float64), scale
+    return _codes(x, bits)
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -196,7 +216,7 @@ class HardwareModel:
                                        ref.add(ref.mul(b, cos), ref.mul(a, sin))], -1)
 
             q, k = turned(q), turned(k)
-        v_codes, v_scale = _codes(v, self.kv_bits)
+        v_codes, v_scale = _cached(v, self.kv_bits)
         keys = [_Keys(k[:, kv], self.kv_bits, self.types.kv_group) for kv in range(c.kv_heads)]
         heads = []
         for h_ in range(c.heads):
@@ -228,7 +248,7 @@ class HardwareModel:
     def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray,
               window: int) -> np.ndarray:
         """float32[T, head_dim]. Rows go some at a time, with the keys up to the last of them; a row sees `window`."""
-        acts, top, values = self.types.acts, act_max(self.kv_bits), v_codes.T
+        acts, top, values = self.types.acts, 1 << (self.kv_bits - 1), v_codes.T
         parts = []
         for first in range(0, len(q), keys.rows):
             last = min(first + keys.rows, len(q))
@@ -274,10 +294,9 @@ class _Keys:
         if self.sealed:
             n = (len(k) - 1) // group
             groups = k[: n * group].reshape(n, group, k.shape[1])
-            self.channels = ref.mul(np.abs(groups).max(1), F(1.0 / act_max(bits)))
-            codes = ref.float_to_int(ref.mul(groups, ref.recip(self.channels)[:, None]), bits)
-            self.sealed_codes = codes.astype(np.float64)
-            self.largest = np.maximum.accumulate(self.channels)
+            self.sealed_codes, scales = _cached(groups, bits, 1)
+            self.channels = scales[:, 0]
+            self.largest = np.maximum.accumulate(np.abs(self.channels))
 
     def scores(self, q: np.ndarray, first: int, acts: int, factor: np.float32) -> np.ndarray:
         """float32[rows, first + rows]: of the queries from token `first` on, times `factor`."""

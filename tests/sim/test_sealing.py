@@ -13,7 +13,7 @@ from wordline.compiler.weights import CompileError
 from wordline.rtl.config import Config, TypesConfig, load_config
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import BatchGenerator, Generation, Generator, compare
-from wordline.sim.hardware_model import HardwareModel, _codes, _Keys
+from wordline.sim.hardware_model import HardwareModel, _cached, _codes, _Keys
 from wordline.sim.rtl import RtlMachine
 
 GROUP = 16
@@ -82,6 +82,21 @@ def test_every_architecture(name, kv):
     model, types = random_model(MODELS[name]), replace(INT4, kv=kv, kv_group=8)
     run = generated(model, on(types, "memory.program=4096", "array.rows=2"), 19, 8)
     assert same(whole(model, types, run), run.logits)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_narrow_cache_takes_all_codes(bits):
+    """The lowest code on the side of zero that reaches further, which half of the vectors have below."""
+    top = 1 << (bits - 1)
+    x = np.random.default_rng(bits).standard_normal((400, 16)).astype(np.float32)
+    codes, scale = _cached(x, bits)
+    assert codes.min() == -top and codes.max() == top - 1
+    assert (np.abs(codes * scale - x) <= np.abs(scale) * 0.5001).all()
+    high, low = x.max(1), -x.min(1)
+    finest = np.maximum(np.maximum(high, low) / top, np.minimum(high, low) / (top - 1))
+    assert np.allclose(np.abs(scale[:, 0]), finest, rtol=1e-6) and np.array_equal(scale[:, 0] > 0, high < low)
+    even, none = np.tile(np.float32([[3, -3]]), (1, 4)), np.zeros((1, 8), np.float32)
+    assert np.allclose(np.multiply(*_cached(even, bits)), even, rtol=1e-6) and not _cached(none, bits)[0].any()
 
 
 def test_loud_channels_cost_quiet_ones_nothing():
