@@ -16,8 +16,8 @@ from wordline.compiler.model import load_model
 from wordline.fpga.boards import BOARDS, plan
 from wordline.fpga.build import Report, make_array, make_sdram, make_top
 from wordline.fpga.build import build as build_board
-from wordline.fpga.devices import DEVICES, find_device
-from wordline.fpga.resources import Estimate, Estimator, as_dict, smaller_arrays
+from wordline.fpga.devices import DEVICES, Device, find_device
+from wordline.fpga.resources import Estimate, Estimator, as_dict, shrink
 from wordline.rtl.config import Config, ConfigError, load_config
 from wordline.sim import rtl, toolchain
 
@@ -79,7 +79,11 @@ def resources(
     Equal modules are synthesised once; what was synthesised is kept in the cache, so that a second run takes seconds.
     A first run takes minutes.
 
-    Example:  wordline fpga resources kv260 --device kv260
+    Examples:
+
+      wordline fpga resources kv260 --device kv260
+
+      wordline fpga resources ulx3s --device pynq-z2 --set array.lanes=64 --fit
     """
     with one_line_errors():
         target = find_device(device)
@@ -95,7 +99,7 @@ def resources(
         whole = count(cfg, flat=True) if flat else None
         if whole:
             result["flat"] = whole.total
-        proposal = _shrink(cfg, estimate, count) if fit and estimate.excess else None
+        proposal = shrink(cfg, count, say) if fit and estimate.excess else None
         if proposal:
             a = proposal[0].array
             result["fit"] = {"rows": a.rows, "cols": a.cols, "lanes": a.lanes, "total": proposal[1].total}
@@ -112,20 +116,45 @@ def resources(
             if proposal:
                 print(f"With array.rows={a.rows} array.cols={a.cols} array.lanes={a.lanes} it {_verdict(proposal[1])}.")
             elif fit and estimate.excess:
-                print("No smaller array fits: what is missing is taken by memories or by the vector unit.")
+                print(f"No smaller array fits; --set {_culprits(estimate)} smaller.")
         if estimate.excess:
             raise typer.Exit(1)
 
 
-def _shrink(config: Config, estimate: Estimate, count) -> tuple[Config, Estimate] | None:
-    """The largest smaller array that fits, with its count; None where no array helps."""
-    for candidate in smaller_arrays(config):
-        a = candidate.array
-        say(f"trying {a.rows} rows x {a.cols} columns x {a.lanes} lanes")
-        found = count(candidate)
-        if not found.excess:
-            return candidate, found
-    return None
+def fitting(config: Config, device: Device, fit: bool) -> Config:
+    """`config` if it fits `device`, by count; else, if `fit`, the same with the largest smaller array that does.
+
+    Raises
+    ------
+    ConfigError
+        It does not fit, or no smaller array does.
+    """
+    estimator = _estimator()
+
+    def count(candidate: Config) -> Estimate:
+        return estimator.estimate(candidate, rtl.sources(candidate), device)
+
+    say(f"counting what {config.name} takes, Yosys {estimator.version} (minutes, what is cached excepted)")
+    estimate = count(config)
+    if not estimate.excess:
+        return config
+    verdict = f"{config.name} {_verdict(estimate)}"
+    if not fit:
+        raise ConfigError(f"{verdict}. --fit takes the largest smaller array that does, --no-check does not count")
+    smaller = shrink(config, count, say)
+    if smaller is None:
+        raise ConfigError(f"{verdict}. No smaller array fits; --set {_culprits(estimate)} smaller")
+    a = smaller[0].array
+    say(f"{verdict}. Smaller array, which `wordline compile` must be told too: "
+        f"--set array.rows={a.rows} --set array.cols={a.cols} --set array.lanes={a.lanes}")
+    return smaller[0]
+
+
+def _culprits(estimate: Estimate) -> str:
+    """The fields that decide over what is missing, the array's aside."""
+    if {"BRAM36", "URAM", "EBR"} & set(estimate.excess):
+        return "memory.vector_floats, matmul_floats, load_floats, act_elements, stream_beats"
+    return "vector.lanes"
 
 
 @app.command()

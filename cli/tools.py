@@ -19,16 +19,17 @@ from wordline.cli.common import (
     one_line_errors,
     say,
 )
+from wordline.cli.fpga import fitting
 from wordline.compiler.asm import disassemble
 from wordline.compiler.model import load_model
 from wordline.compiler.program import Program
 from wordline.compiler.transformer import compile_model
 from wordline.fpga import ip
 from wordline.fpga import synth as fpga_synth
-from wordline.fpga.devices import DEVICES, find_device
+from wordline.fpga.devices import DEVICES
 from wordline.pe.family import FAMILIES, family
 from wordline.rtl import verilog
-from wordline.rtl.config import load_config
+from wordline.rtl.config import ConfigError, load_config
 from wordline.sim import rtl, toolchain
 
 
@@ -66,21 +67,31 @@ def gen(
     target: Annotated[str, typer.Option(help="IP for a device, with everything that Vivado, FuseSoC, LiteX and a host "
                                         f"need: {', '.join(d.name for d in DEVICES.values() if d.family != 'ecp5')}.")
                       ] = "",
+    fit: Annotated[bool, typer.Option("--fit", help="With --target: if it does not fit the device, take the largest "
+                                      "smaller array that does.")] = False,
+    check: Annotated[bool, typer.Option(help="With --target: count first whether it fits, and refuse what does not "
+                                        "(minutes of Yosys, once).")] = True,
     set_: SetOption = None,
 ) -> None:
-    """Write the Verilog of a configuration, or IP with AXI ports for a device.
+    """Write the Verilog of a configuration, or IP with AXI ports for a device that it fits.
 
     Examples:
 
       wordline gen ulx3s -o build/ulx3s
 
       wordline gen kv260 --target kv260 -o build/kv260
+
+      wordline gen ulx3s --target pynq-z2 --set array.lanes=64 --fit -o build/pynq
     """
     with one_line_errors():
         start = time.time()
         cfg = load_config(config, set_ or [])
+        if fit and not target:
+            raise ConfigError("--fit: only with --target, which says what it is to fit")
         if target:
-            device = find_device(target)
+            device = ip.find_target(target, cfg)
+            if check:
+                cfg = fitting(cfg, device, fit)
             say(f"Verilog of {cfg.name} (a minute for a large array)")
             paths = ip.write(cfg, rtl.sources(cfg), device, output)
         else:

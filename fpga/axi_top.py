@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from amaranth.back import verilog
 from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
@@ -12,6 +11,7 @@ from wordline.rtl.axi_guard import AxiGuard
 from wordline.rtl.axi_split import AxiSplit
 from wordline.rtl.config import Config, ConfigError
 from wordline.rtl.isa import UNITS
+from wordline.rtl.verilog import convert
 
 ADDRESS_BITS = 40
 #: The widest port of a Zynq UltraScale+ processing system.
@@ -23,7 +23,16 @@ def port_count(config: Config) -> int:
 
 
 def axi_interfaces(config: Config) -> list[tuple[str, Any]]:
-    """Prefix and signature of every AXI interface, members as seen from outside."""
+    """Prefix and signature of every AXI interface, members as seen from outside.
+
+    Raises
+    ------
+    ConfigError
+        The configuration has several ports already.
+    """
+    if config.bus.ports > 1:
+        raise ConfigError(f"bus.ports = {config.bus.ports}: the IP splits the accelerator's one port itself: set "
+                          "bus.ports to 1, or use the Verilog of `wordline gen`")
     port = Axi4(data_bits=min(PORT_BITS, config.bus.data_bits), address_bits=ADDRESS_BITS)
     return [("s_axi_control_", AxiLite().flip()), *((f"m_axi_gmem{i}_", port) for i in range(port_count(config)))]
 
@@ -36,9 +45,6 @@ class AxiTop(wiring.Component):
     """
 
     def __init__(self, config: Config):
-        if config.bus.ports > 1:
-            raise ConfigError(f"bus.ports = {config.bus.ports}: the IP splits the accelerator's one port itself: set "
-                              "bus.ports to 1, or use the Verilog of `wordline gen`")
         self.config = config
         self.interfaces = axi_interfaces(config)
         self.ports = [prefix for prefix, _ in self.interfaces[1:]]
@@ -83,4 +89,4 @@ class AxiTop(wiring.Component):
 
 def axi_top_verilog(config: Config) -> str:
     """Verilog of the module ``axi_top``."""
-    return verilog.convert(AxiTop(config), name="axi_top", emit_src=False)
+    return convert(AxiTop(config), "axi_top")

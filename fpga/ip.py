@@ -1,7 +1,7 @@
 """An accelerator as IP for other people's flows: `wordline gen CONFIG --target kv260 -o DIR`.
 
 hdl/           one flat Verilog-2001 file; ports ``s_axi_control`` and ``m_axi_gmem0`` on
-component.xml  IP-XACT; package_ip.tcl and block_design.tcl for Vivado
+component.xml  IP-XACT; package_ip.tcl for Vivado, block_design.tcl for devices with a processing system
 *.core         FuseSoC, with a lint target; *_litex.py  LiteX
 software/      register map as C header, Python driver, self-test (program and expected result)
 """
@@ -16,8 +16,9 @@ import numpy as np
 from amaranth.hdl import Shape
 
 from wordline.fpga import driver
-from wordline.fpga.axi_top import ADDRESS_BITS, axi_interfaces, axi_top_verilog
-from wordline.fpga.devices import Device
+from wordline.fpga.axi_top import ADDRESS_BITS, PORT_BITS, axi_interfaces, axi_top_verilog
+from wordline.fpga.block_design import block_design
+from wordline.fpga.devices import Device, find_device
 from wordline.fpga.ipxact import component_xml
 from wordline.fpga.memories import place
 from wordline.fpga.netlist import Netlist, style_memories
@@ -137,29 +138,6 @@ ipx::update_checksums $$core
 ipx::save_core $$core
 ''')
 
-_BLOCK_DESIGN = Template('''# A project with the IP beside the processing system, after package_ip.tcl:
-# vivado -mode batch -source block_design.tcl. For Zynq UltraScale+ devices; the clock is asked for as $mhz MHz.
-create_project wordline build -part $part -force
-set_property ip_repo_paths . [current_project]
-update_ip_catalog
-create_bd_design system
-set ps [create_bd_cell -type ip -vlnv xilinx.com:ip:zynq_ultra_ps_e ps]
-set_property -dict [list CONFIG.PSU__USE__M_AXI_GP0 1 CONFIG.PSU__USE__IRQ0 1 \\
-$hp  CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $mhz] $$ps
-set ip [create_bd_cell -type ip -vlnv wordline:ip:$name accelerator]
-set clk [get_bd_pins ps/pl_clk0]
-set reset [create_bd_cell -type ip -vlnv xilinx.com:ip:proc_sys_reset reset]
-connect_bd_net $$clk [get_bd_pins reset/slowest_sync_clk]
-connect_bd_net [get_bd_pins ps/pl_resetn0] [get_bd_pins reset/ext_reset_in]
-apply_bd_automation -rule xilinx.com:bd_rule:axi4 -config {Clk_master Auto Clk_slave Auto Master /ps/M_AXI_HPM0_FPD \\
-  Slave /accelerator/s_axi_control intc_ip Auto} [get_bd_intf_pins accelerator/s_axi_control]
-${links}connect_bd_net [get_bd_pins accelerator/interrupt] [get_bd_pins ps/pl_ps_irq0]
-assign_bd_address
-validate_bd_design
-save_bd_design
-make_wrapper -files [get_files system.bd] -top -import
-''')
-
 _CORE = Template('''CAPI=2:
 name: "wordline:ip:$name:$version"
 description: "Wordline accelerator, configuration $config"
@@ -239,36 +217,28 @@ class Wordline(Module):
 ''')
 
 
-def files(config: Config, sources: dict[str, str], device: Device) -> dict[str, str | bytes]:
-    """Path -> contents of the whole bundle; the same configuration gives the same bytes.
-
-    Raises
-    ------
-    ConfigError
-        The device is none for such IP.
-    """
+def find_target(name: str, config: Config) -> Device:
+    """The device of that name; raises `ConfigError` if there is none, or no IP for it or of the configuration."""
+    device = find_device(name)
     if device.family == "ecp5":
-        raise ConfigError(f"--target {device.name}: IP is for AMD devices; for this board there is "
-                          f"wordline fpga build {device.name}")
+        raise ConfigError(f"--target {name}: IP is for AMD devices; for this board there is wordline fpga build {name}")
+    axi_interfaces(config)
+    return device
+
+
+def files(config: Config, sources: dict[str, str], device: Device) -> dict[str, str | bytes]:
+    """Path -> contents of the whole bundle; the same configuration gives the same bytes."""
     name, parts = module_name(config), interfaces(config)
     ports = [part for part in parts if part.master]
-    bits = min(128, config.bus.data_bits)
-    hp = "".join(f"  CONFIG.PSU__USE__S_AXI_GP{2 + i} 1 CONFIG.PSU__SAXIGP{2 + i}__DATA_WIDTH {bits} \\\n"
-                 for i in range(min(4, len(ports))))
-    links = "".join(
-        "apply_bd_automation -rule xilinx.com:bd_rule:axi4 -config {Clk_master Auto Clk_slave Auto "
-        f"Master /accelerator/{part.name} \\\n  Slave /ps/S_AXI_HP{i % 4}_FPD intc_ip Auto}} "
-        f"[get_bd_intf_pins ps/S_AXI_HP{i % 4}_FPD]\n" for i, part in enumerate(ports))
     values = {"name": name, "config": config.name, "part": device.part, "version": VERSION,
-              "mhz": f"{config.clock_mhz:g}", "hp": hp, "links": links,
-              "count": str(len(ports)), "bits": str(bits), "address": str(ADDRESS_BITS),
+              "count": str(len(ports)), "bits": str(min(PORT_BITS, config.bus.data_bits)),
+              "address": str(ADDRESS_BITS),
               "waivers": "\n".join(f"          - -Wno-{flag}  # {reason}" for flag, reason in LINT.items())}
     program, expected = selftest(config)
     bundle: dict[str, str | bytes] = {
         f"hdl/{name}.v": flat_verilog(config, sources, device),
         "component.xml": component_xml(name, VERSION, f"Wordline {config.name}", parts),
         "package_ip.tcl": _PACKAGE.substitute(values),
-        "block_design.tcl": _BLOCK_DESIGN.substitute(values),
         f"{name}.core": _CORE.substitute(values),
         f"{name}_litex.py": _LITEX.substitute(values),
         "software/wordline_regs.h": c_header(config),
@@ -276,6 +246,8 @@ def files(config: Config, sources: dict[str, str], device: Device) -> dict[str, 
         "software/selftest.wlp": program.to_bytes(),
         "software/selftest.npy": _npy(expected),
     }
+    if device.processor:
+        bundle["block_design.tcl"] = block_design(config, device, name, [port.name for port in ports])
     bundle["manifest.json"] = json.dumps(
         {"name": config.name, "hardware_hash": config.hardware_hash(), "top": name, "target": device.name,
          "part": device.part, "files": sorted(bundle)} | config.hardware(), indent=2) + "\n"

@@ -17,7 +17,9 @@ _AUTO = re.compile(r"\$auto\$[\w.:]+\$\d+")
 _NUMBERED = re.compile(r"\$(\d+)|\b_(\d+)_\b")
 _DECLARATION = re.compile(r"^  (?:wire|reg|input|output) [^;]*;$", re.M)
 _PORT = re.compile(r"^  (?:input|output) (?:\[[^]]*\] )?(?:\\\S+ |\w+);$", re.M)
-_MEMORY = re.compile(r"^  reg (\[(\d+):0\]) (\w+) (\[(\d+):0\]);\n  initial begin\n(.*?)^  end\n", re.S | re.M)
+#: With its initial words, or with the loop that clears it (`rtl.verilog.convert`).
+_MEMORY = re.compile(r"^  reg (\[(\d+):0\]) (\w+) (\[(\d+):0\]);\n"
+                     r"(?:  initial begin\n(.*?)^  end\n|  integer \w+;\n  initial for [^\n]*\n)", re.S | re.M)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Module:
 
     @cached_property
     def memories(self) -> list[MemoryShape]:
-        return [MemoryShape(m[3], int(m[2]) + 1, int(m[5]) + 1, not re.search(r"'[hd]0*[1-9a-f]", m[6]),
+        return [MemoryShape(m[3], int(m[2]) + 1, int(m[5]) + 1, not re.search(r"'[hd]0*[1-9a-f]", m[6] or ""),
                             bool(re.search(rf"^  assign \S+ *= {m[3]}\[", self.body, re.M)))
                 for m in _MEMORY.finditer(self.body)]
 
@@ -136,7 +138,7 @@ def style_memories(body: str, styles: dict[str, str]) -> str:
     def one(match: re.Match) -> str:
         style = styles.get(match[3])
         attribute = f'  (* ram_style = "{style}" *)\n' if style else ""
-        words = match[6]
+        words = match[6] or ""
         initial = f"  initial begin\n{words}  end\n" if re.search(r"'[hd]0*[1-9a-f]", words) else ""
         return f"{attribute}  reg {match[1]} {match[3]} {match[4]};\n{initial}"
 

@@ -154,6 +154,27 @@ def smaller_arrays(config: Config) -> list[Config]:
     return sorted(found, key=lambda c: (-c.array.rows * c.array.cols * c.array.lanes, -c.array.cols * c.array.lanes))
 
 
+def shrink(config: Config, count: Callable[[Config], Estimate], say: Callable[[str], None] = lambda line: None
+           ) -> tuple[Config, Estimate] | None:
+    """The largest of `smaller_arrays` that fits by `count`, with its count; None if none does.
+
+    The least comes first: where even that does not fit, memories or the vector unit are too large, and the counts of
+    all others, of minutes each, would say no more.
+    """
+    def counted(candidate: Config) -> tuple[Config, Estimate]:
+        a = candidate.array
+        say(f"trying {a.rows} rows x {a.cols} columns x {a.lanes} lanes")
+        return candidate, count(candidate)
+
+    *others, least = smaller_arrays(config) or [None]
+    if least is None:
+        return None
+    last = counted(least)
+    if last[1].excess:
+        return None
+    return next((found for found in map(counted, others) if not found[1].excess), last)
+
+
 def _halves(value: int, least: int) -> list[int]:
     values = [value]
     while values[-1] % 2 == 0 and values[-1] // 2 >= least:

@@ -17,18 +17,26 @@ def whole_beats(config: Config) -> bool:
     return all(WEIGHT_TYPES[name].bits * plane % config.bus.data_bits == 0 for name in config.array.weights)
 
 
+class StepSignature(wiring.Signature):
+    """A stream of steps, plane by plane: in one payload a large array's would be more bits than an Amaranth value has
+    (65,536)."""
+
+    def __init__(self, plane_bits: int):
+        super().__init__({"valid": Out(1), "ready": In(1), "planes": Out(plane_bits).array(MAX_PLANES)})
+
+
 class Gearbox(wiring.Component):
     """Collects `planes` bit planes of `plane_bits` into a step; a beat a cycle, a step a cycle if beats suffice.
 
     At `start`, `total` planes belong to the section that follows; padding behind them in the last beat is
-    dropped. ``steps.payload`` is planes 0 to 7, those above `planes` stale.
+    dropped. In ``steps.planes`` those above `planes` are stale.
 
     Members
     -------
     start, total, planes : In, a section begins (no beat may come in this cycle); `planes` is held constant
     whole : a step is a whole number of beats for all `planes` there will be, though a beat is wider than a plane
     beats : In(stream), ready while planes of the section are missing
-    steps : Out(stream)
+    steps : Out(StepSignature)
     drained : Out, every beat of the section has been taken
     """
 
@@ -37,7 +45,7 @@ class Gearbox(wiring.Component):
         super().__init__({
             "start": In(1), "total": In(20), "planes": In(4),
             "beats": In(stream.Signature(beat_bits)),
-            "steps": Out(stream.Signature(plane_bits * MAX_PLANES)),
+            "steps": Out(StepSignature(plane_bits)),
             "drained": Out(1),
         })
 
@@ -61,7 +69,7 @@ class Gearbox(wiring.Component):
 
         missing = Signal(len(in_beats(self.total)))
         slot = Signal(range(slots + 1))
-        gather = Signal(self.plane_bits * MAX_PLANES)
+        gather = [Signal(self.beat_bits, name=f"gather_{i}") for i in range(slots)]
         full, free = Signal(), Signal()
         m.d.comb += [
             full.eq(slot == in_beats(self.planes)),
@@ -70,7 +78,8 @@ class Gearbox(wiring.Component):
             self.drained.eq(missing == 0),
         ]
         with m.If(free):
-            m.d.sync += [steps.valid.eq(full & (self.planes != 0)), steps.payload.eq(gather)]
+            m.d.sync += steps.valid.eq(full & (self.planes != 0))
+            m.d.sync += [plane.eq(Cat(gather).word_select(p, self.plane_bits)) for p, plane in enumerate(steps.planes)]
         moved = beats.valid & beats.ready
         with m.If(full & free):
             m.d.sync += slot.eq(moved)
@@ -82,7 +91,7 @@ class Gearbox(wiring.Component):
             with m.Switch(place):
                 for i in range(slots):
                     with m.Case(i):
-                        m.d.sync += gather.word_select(i, self.beat_bits).eq(beats.payload)
+                        m.d.sync += gather[i].eq(beats.payload)
         with m.If(self.start):
             m.d.sync += [missing.eq(in_beats(self.total)), slot.eq(0)]
 
@@ -92,7 +101,8 @@ class Gearbox(wiring.Component):
         room = MAX_PLANES + parts
         missing, expected = Signal(20), Signal(20)  # planes to come, planes not yet in a step
         fill = Signal(range(room + 1))
-        store = Signal(room * width)
+        store, shifted, merged = (
+            [Signal(width, name=f"{name}_{k}") for k in range(room)] for name in ("store", "shifted", "merged"))
         free, emit, moved = Signal(), Signal(), Signal()
         after = Signal(range(room + 1))
         m.d.comb += [
@@ -104,23 +114,22 @@ class Gearbox(wiring.Component):
             self.drained.eq(missing == 0),
         ]
         with m.If(free):
-            m.d.sync += [steps.valid.eq(emit), steps.payload.eq(store)]
-        shifted = Signal(room * width)
-        m.d.comb += shifted.eq(store)
+            m.d.sync += [steps.valid.eq(emit), *(plane.eq(store[p]) for p, plane in enumerate(steps.planes))]
+        m.d.comb += [shifted[k].eq(store[k]) for k in range(room)]
         with m.If(emit):
             with m.Switch(self.planes):
                 for planes in range(1, MAX_PLANES + 1):
                     with m.Case(planes):
-                        m.d.comb += shifted.eq(store >> (planes * width))
+                        m.d.comb += [shifted[k].eq(store[k + planes] if k + planes < room else 0)
+                                     for k in range(room)]
             m.d.sync += expected.eq(expected - self.planes)
-        merged = Signal(room * width)
-        m.d.comb += merged.eq(shifted)
+        m.d.comb += [merged[k].eq(shifted[k]) for k in range(room)]
         with m.If(moved):
             with m.Switch(after):
                 for i in range(MAX_PLANES + 1):
                     with m.Case(i):
-                        m.d.comb += merged.eq(Cat(shifted[: i * width], beats.payload))
+                        m.d.comb += [merged[i + k].eq(beats.payload.word_select(k, width)) for k in range(parts)]
             m.d.sync += missing.eq(Mux(missing > parts, missing - parts, 0))
-        m.d.sync += [store.eq(merged), fill.eq(after + Mux(moved, parts, 0))]
+        m.d.sync += [*(old.eq(new) for old, new in zip(store, merged)), fill.eq(after + Mux(moved, parts, 0))]
         with m.If(self.start):
             m.d.sync += [missing.eq(self.total), expected.eq(self.total), fill.eq(0)]

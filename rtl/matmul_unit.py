@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from amaranth.back import verilog
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -11,19 +10,14 @@ from amaranth.utils import exact_log2
 from wordline.pe.act_sum import ActSum
 from wordline.pe.datatypes import AUX_BITS, AuxKind
 from wordline.rtl.beat_memory import BeatMemory
-from wordline.rtl.column import Column, ColumnPlan, place_column
+from wordline.rtl.column import ColumnPlan, place_column
 from wordline.rtl.config import Config
 from wordline.rtl.drain import Drain, bank_m_port
-from wordline.rtl.gearbox import MAX_PLANES, Gearbox, whole_beats
+from wordline.rtl.gearbox import Gearbox, whole_beats
 from wordline.rtl.isa import ROW_SCALES, Aux, CodeOrder, MatmulInstruction
 from wordline.rtl.layout import pick_bits
 from wordline.rtl.ports import ReadPort, UnitPort
 from wordline.rtl.trits import TritGearbox
-
-
-def column_verilog(config: Config) -> str:
-    """Verilog of the module ``column``, of which the matmul unit has `array.cols` instances."""
-    return verilog.convert(Column(config), name="column", emit_src=False)
 
 
 def channel_beats(config: Config) -> int:
@@ -226,25 +220,31 @@ class MatmulUnit(wiring.Component):
         group, held_group, in_group = Signal(16), Signal(16), Signal(16)
         group_last, tile_last = Signal(), Signal()  # of the offered step
         issue_parity, held_parity = Signal(), Signal()
-        codes = Signal(8 * cols * lanes)
-        step_bits = gearbox.steps.payload
-        planes = [step_bits.word_select(p, cols * lanes) for p in range(MAX_PLANES)]
-        ordered = Signal(8 * cols * lanes)  # the codes, of column i and lane j at i*lanes + j
-        every = [(i, j) for i in range(cols) for j in range(lanes)]
+        # Codes of lane j at bits 8j, a value for each column: of all, a large array's would be too wide for Amaranth.
+        codes = [Signal(8 * lanes, name=f"codes_{i}") for i in range(cols)]
+        ordered = [Signal(8 * lanes, name=f"ordered_{i}") for i in range(cols)]
+        planes = gearbox.steps.planes
+
+        def whole(step: Value, bits: int, places: range) -> Value:
+            """A column's codes of `bits` bits at the places in a step, one for each lane."""
+            return Cat(Cat(step.word_select(place, bits), Const(0, 8 - bits)) for place in places)
+
+        def by_column(i: int) -> range:
+            return range(i * lanes, (i + 1) * lanes)
+
         with m.Switch(Cat(instruction.order, instruction.planes[2:])):
             for bits in plan.whole_codes:
                 with m.Case(CodeOrder.COLUMNS | bits // 4 << 2):
-                    m.d.comb += ordered.eq(Cat(
-                        Cat(step_bits.word_select(i * lanes + j, bits), Const(0, 8 - bits)) for i, j in every))
+                    m.d.comb += [ordered[i].eq(whole(Cat(planes), bits, by_column(i))) for i in range(cols)]
                 with m.Case(CodeOrder.LANES | bits // 4 << 2):
-                    m.d.comb += ordered.eq(Cat(
-                        Cat(step_bits.word_select(j * cols + i, bits), Const(0, 8 - bits)) for i, j in every))
+                    m.d.comb += [ordered[i].eq(whole(Cat(planes), bits, range(i, cols * lanes, cols)))
+                                 for i in range(cols)]
             if plan.trits:
                 with m.Case(CodeOrder.TRITS):
-                    m.d.comb += ordered.eq(Cat(
-                        Cat(trits.steps.payload.word_select(i * lanes + j, 2), Const(0, 6)) for i, j in every))
+                    m.d.comb += [ordered[i].eq(whole(trits.steps.payload, 2, by_column(i))) for i in range(cols)]
             with m.Default():
-                m.d.comb += ordered.eq(Cat(p[i * lanes + j] for i, j in every for p in planes))
+                m.d.comb += [ordered[i].eq(Cat(plane[place] for place in by_column(i) for plane in planes))
+                             for i in range(cols)]
 
         last_in_tile, last_in_group = Signal(), Signal()
         m.d.comb += [
@@ -259,7 +259,7 @@ class MatmulUnit(wiring.Component):
         with m.If(load):
             m.d.sync += [
                 offered.eq(1), group_last.eq(last_in_group), tile_last.eq(last_in_tile),
-                codes.eq(ordered),
+                *(held.eq(new) for held, new in zip(codes, ordered)),
                 held_act.eq(act), act.eq(Mux(last_in_tile & ~next_act, first_act, act + 1)),
                 held_group.eq(group), held_parity.eq(issue_parity),
                 first_act.eq(Mux(next_act, act + 1, first_act)),
@@ -341,7 +341,7 @@ class MatmulUnit(wiring.Component):
         for c, column in enumerate(columns):
             m.d.comb += [
                 column.step.eq(offer), column.acts.eq(operand),
-                column.codes.eq(codes[8 * lanes * c : 8 * lanes * (c + 1)]),
+                column.codes.eq(codes[c]),
                 column.kind.eq(kind), column.last.eq(group_last),
                 column.select.eq(selects[c]), column.float_scales.eq(instruction.float_scales),
                 column.scale.eq(Mux(instruction.group_scales, scales.data.word_select(c, 8), 1)),

@@ -36,7 +36,7 @@ class IpMachine:
         each = " ".join(f"DO(m_axi_gmem{i}_,{i})" for i in range(ports))
         library = verilated.library(
             {f"{top}.v": text}, top, here / "ip_harness.cpp", [here / "bus.hpp", here / "dram.hpp"],
-            flags=["--inline-mult", "1", "--output-split-cfuncs", "500"],
+            flags=verilated.SHARED_COLUMNS,
             defines=[f"-DTOP=V{top}", f'-DTOP_HEADER="V{top}.h"', f"-DBEAT={port_bits // 8}",
                      f"-DEACH_PORT(DO)={each}"],
             say=lambda: say(f"compiling {top} with Verilator (once per hardware)"))

@@ -62,10 +62,7 @@ def build(config: Config, *, waveform: bool = False,
           say: Callable[[str], None] = lambda message: None) -> Path:
     """The shared library of a configuration; compiled if the cache has none for these very sources."""
     here, texts = Path(__file__).parent, sources(config)
-    # Columns as functions that all instances share, which optimising after scoping would undo, and no huge function:
-    # half the compile time, and less code for the processor's cache.
-    flags = ["--inline-mult", "1", "--output-split-cfuncs", "500", "-fno-dfg-scoped"]
-    flags += ["--trace-vcd"] if waveform else []
+    flags = [*verilated.SHARED_COLUMNS, *(["--trace-vcd"] if waveform else [])]
     prefixes = verilog.axi_prefixes(config)
     defines = [f"-DDATA_BITS={config.bus.data_bits}", f"-DPORTS={len(prefixes)}", f"-DFIRST_PORT={prefixes[0]}",
                "-DEACH_PORT(DO)=" + " ".join(f"DO({prefix}, {i})" for i, prefix in enumerate(prefixes))]

@@ -11,6 +11,9 @@ from wordline.sim import toolchain
 
 _FLAGS = ["-O3", "--x-assign", "0", "--x-initial", "0", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
           "-CFLAGS", "-fPIC"]
+#: Columns as functions that all instances share, which optimising after scoping would undo, and no huge function: half
+#: the compile time, and less code for the processor's cache.
+SHARED_COLUMNS = ["--inline-mult", "1", "--output-split-cfuncs", "500", "-fno-dfg-scoped"]
 _OPTIMISE = ["OPT_FAST=-O2", "OPT_SLOW=-O0"]  # slow: what runs once
 
 

@@ -145,7 +145,26 @@ print(verilog.convert(Wordline(Platform())))
 
 def test_a_target_that_takes_no_ip_is_refused():
     with pytest.raises(ConfigError, match="there is wordline fpga build ulx3s"):
-        ip.files(SMALL, {}, find_device("ulx3s"))
+        ip.find_target("ulx3s", SMALL)
+
+
+def test_a_block_design_for_devices_with_a_processing_system():
+    bundles = {name: ip.files(SMALL, rtl.sources(SMALL), find_device(name)) for name in ("kv260", "pynq-z2", "arty-a7")}
+    assert "block_design.tcl" not in bundles["arty-a7"]
+    for name, processor, clock, slaves in [("kv260", "zynq_ultra_ps_e", "ps/pl_clk0", "S_AXI_HP{}_FPD"),
+                                           ("pynq-z2", "processing_system7", "ps/FCLK_CLK0", "S_AXI_HP{}")]:
+        text = str(bundles[name]["block_design.tcl"])
+        assert f"xilinx.com:ip:{processor} ps" in text and f"[get_bd_pins {clock}]" in text
+        assert find_device(name).part in text and f" {SMALL.clock_mhz:g}]" in text
+        for i in range(port_count(SMALL)):
+            assert re.search(rf"Master /accelerator/m_axi_gmem{i} \\\n  Slave /ps/{slaves.format(i)} ", text)
+        for pair in ("{}", "[]"):
+            assert text.count(pair[0]) == text.count(pair[1])
+
+
+def test_several_ports_are_refused():
+    with pytest.raises(ConfigError, match="bus.ports = 32"):
+        ip.find_target("u280", load_config("u280"))
 
 
 def test_the_driver_runs_the_self_test_on_the_rtl(folder: Path):

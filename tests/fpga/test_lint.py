@@ -28,7 +28,7 @@ def lint(folder: Path, files: list[str], top: str) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in SMALL else pytest.mark.slow) for name in NAMES])
+    pytest.param(name, marks=[] if name in SMALL else [pytest.mark.slow, pytest.mark.timeout(3600)]) for name in NAMES])
 def test_every_configuration(name: str, tmp_path: Path):
     if name in TOO_LARGE:
         pytest.skip(TOO_LARGE[name])

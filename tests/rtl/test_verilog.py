@@ -42,3 +42,14 @@ def test_files_are_the_same_in_another_process(tmp_path):
     manifest = json.loads((tmp_path / "ours" / "manifest.json").read_text())
     assert manifest["hardware_hash"] == CONFIG.hardware_hash()
     assert manifest["sources"] == ["accelerator.v", "column.v"]
+
+
+def test_memories_are_cleared_in_a_loop_and_tables_keep_their_words():
+    text = verilog.emit(CONFIG)["accelerator.v"]
+    declared = {name: (int(high) + 1, int(last) + 1) for high, name, last in
+                re.findall(r"^ +reg \[(\d+):0\] (\S+) +\[(\d+):0\];", text, re.M)}
+    cleared = {name: (int(width), int(depth)) for depth, name, width in
+               re.findall(r"^  initial for \(\w+ = 0; \w+ < (\d+); .*\) (\w+)\[\w+\] = (\d+)'h0;$", text, re.M)}
+    tables = set(re.findall(r"^    (\S+) ?\[0\] = ", text, re.M))
+    assert cleared and tables and set(declared) == set(cleared) | tables
+    assert all(declared[name] == size for name, size in cleared.items() if name not in tables)
