@@ -153,7 +153,7 @@ class AxiSplit(wiring.Component):
         with m.If(address_moves):
             m.d.sync += sent_address.eq(1)
         with m.If(data_moves):
-            m.d.sync += [part.eq(part + 1), word.eq(word >> self.narrow), strobe.eq(strobe >> self.narrow // 8)]
+            m.d.sync += [part.eq(part + 1), word.eq(word[self.narrow :]), strobe.eq(strobe[self.narrow // 8 :])]
             with m.If(last):
                 m.d.sync += sent_data.eq(1)
         with m.If(busy & (sent_address | address_moves) & (sent_data | (data_moves & last))):

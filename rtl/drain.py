@@ -72,7 +72,7 @@ class Drain(wiring.Component):
         with m.If(loading):
             m.d.sync += [loading.eq(0), moving.eq(1), row.eq(0), chunk.eq(0), shift.eq(self.accs)]
         with m.If(moving):
-            m.d.sync += [shift.eq(shift >> width), chunk.eq(chunk + 1)]
+            m.d.sync += [shift.eq(shift[width:]), chunk.eq(chunk + 1)]
             with m.If(last_chunk):
                 m.d.sync += [chunk.eq(0), row.eq(row + 1), row_base.eq(row_base + stride),
                              shift.eq(self.accs)]

@@ -174,7 +174,7 @@ class LoadUnit(wiring.Component):
         shifted = Cat(word[:total], chunk)[len(chunk) : len(chunk) + total]
         used = 1 if program else elements
         m.d.comb += word_next.eq(shifted)
-        m.d.sync += [word.eq(word_next), buffer.eq(buffer >> (8 * size * elements)), filled.eq(filled + 1)]
+        m.d.sync += [word.eq(word_next), buffer.eq(buffer[8 * size * elements :]), filled.eq(filled + 1)]
         with m.If(left != 0):
             m.d.sync += chunks.eq(chunks - 1)
         end = Signal(name=f"end_{fmt.name}")

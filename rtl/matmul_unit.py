@@ -1,5 +1,6 @@
 """MATMUL: the array, its front end that takes tiles from the weight stream, and its drain."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
@@ -225,9 +226,11 @@ class MatmulUnit(wiring.Component):
         ordered = [Signal(8 * lanes, name=f"ordered_{i}") for i in range(cols)]
         planes = gearbox.steps.planes
 
-        def whole(step: Value, bits: int, places: range) -> Value:
-            """A column's codes of `bits` bits at the places in a step, one for each lane."""
-            return Cat(Cat(step.word_select(place, bits), Const(0, 8 - bits)) for place in places)
+        def whole(parts: Sequence[Value], bits: int, places: range) -> Value:
+            """A column's codes of `bits` bits at the places in a step, one for each lane. The step is in `parts`: of
+            each slice of their concatenation Amaranth would make a copy of the whole."""
+            cuts = [divmod(place * bits, len(parts[0])) for place in places]
+            return Cat(Cat(parts[part][low : low + bits], Const(0, 8 - bits)) for part, low in cuts)
 
         def by_column(i: int) -> range:
             return range(i * lanes, (i + 1) * lanes)
@@ -235,13 +238,13 @@ class MatmulUnit(wiring.Component):
         with m.Switch(Cat(instruction.order, instruction.planes[2:])):
             for bits in plan.whole_codes:
                 with m.Case(CodeOrder.COLUMNS | bits // 4 << 2):
-                    m.d.comb += [ordered[i].eq(whole(Cat(planes), bits, by_column(i))) for i in range(cols)]
+                    m.d.comb += [ordered[i].eq(whole(planes, bits, by_column(i))) for i in range(cols)]
                 with m.Case(CodeOrder.LANES | bits // 4 << 2):
-                    m.d.comb += [ordered[i].eq(whole(Cat(planes), bits, range(i, cols * lanes, cols)))
+                    m.d.comb += [ordered[i].eq(whole(planes, bits, range(i, cols * lanes, cols)))
                                  for i in range(cols)]
             if plan.trits:
                 with m.Case(CodeOrder.TRITS):
-                    m.d.comb += [ordered[i].eq(whole(trits.steps.payload, 2, by_column(i))) for i in range(cols)]
+                    m.d.comb += [ordered[i].eq(whole([trits.steps.payload], 2, by_column(i))) for i in range(cols)]
             with m.Default():
                 m.d.comb += [ordered[i].eq(Cat(plane[place] for place in by_column(i) for plane in planes))
                              for i in range(cols)]

@@ -95,7 +95,7 @@ class TritGearbox(wiring.Component):
                 missing.eq(Mux(missing > per_beat, missing - per_beat, 0)),
             ]
         shifted, merged = Signal.like(store), Signal.like(store)
-        m.d.comb += [shifted.eq(Mux(emit, store >> (per_step * width), store)), merged.eq(shifted)]
+        m.d.comb += [shifted.eq(Mux(emit, store[per_step * width :], store)), merged.eq(shifted)]
         with m.If(emit):
             m.d.sync += expected.eq(expected - 1)
         with m.If(insert):

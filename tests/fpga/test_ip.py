@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -204,17 +205,22 @@ SHRUNK = ["array.cols=8", "array.lanes=8", "array.drain_lanes=2", "array.group_m
 BASE = 0x4_2000_0000
 
 
-@pytest.mark.parametrize("overrides", [pytest.param(SHRUNK, id="shrunk"),
-                                       pytest.param([], id="whole", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("overrides", [
+    pytest.param(SHRUNK, id="shrunk"),
+    pytest.param([], id="whole", marks=[pytest.mark.slow, pytest.mark.timeout(5400)]),
+])
 def test_kv260s_ip_generates_text_through_axi_alone(overrides: list[str], tmp_path: Path):
     """Driver and IP as on the board: registers, a buffer at a physical address, ports that hesitate each on its own.
 
-    Then a reset in the middle of a run, and a program that is stopped by its memory's edge.
+    Then a reset in the middle of a run, and a program that is stopped by its memory's edge. With `-s` it prints how
+    long building took and how fast it runs.
     """
     config, model = load_config("kv260", [*overrides, "dram.size=2097152"]), load_model("austen")
     text = ip.flat_verilog(config, rtl.sources(config), KV260)
+    start = time.monotonic()
     board = IpMachine(text, ip.module_name(config), ports=port_count(config), size=config.dram.size, base=BASE,
                       port_bits=min(PORT_BITS, config.bus.data_bits))
+    built = time.monotonic() - start
     host = driver.Driver(board, board.buffer, base=BASE)
     assert host.hardware == config.hardware_hash()
 
@@ -228,7 +234,11 @@ def test_kv260s_ip_generates_text_through_axi_alone(overrides: list[str], tmp_pa
     want = Generator(model, program, ids, 4).functional(FunctionalMachine(config), lambda tokens: None).tokens
     want = [int(t) for t in want[len(ids) :]]
     host.load(str(tmp_path / "austen.wlp"))
+    start = time.monotonic()
     assert host.generate(ids, 4, timeout=600) == want
+    cycles, seconds = host.read("CYCLES_LOW"), time.monotonic() - start
+    print(f"\nbuilt in {built:.0f} s (cache included); {len(ids)} + {len(want)} tokens, {cycles} cycles, "
+          f"{cycles / seconds:.0f} cycles/s")
     board.stalls(0.3)
     assert host.generate(ids, 2, timeout=600) == want[:2]
 
