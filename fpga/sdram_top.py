@@ -11,9 +11,6 @@ from wordline.rtl.config import Config, ConfigError
 from wordline.rtl.isa import Csr
 from wordline.rtl.sdram import SdramController, SdramPins, SdramTiming
 
-#: Cycles within which a start takes back the end of the last program.
-SETTLE = 15
-
 
 class SdramTop(wiring.Component):
     """Serial port, SDRAM and accelerator (an instance of the Verilog module ``accelerator``).
@@ -50,15 +47,15 @@ class SdramTop(wiring.Component):
         connect(m, bridge.control, control)
         connect(m, bridge.sent, transmitter.bytes)
         connect(m, sdram.pins, flipped(self.sdram))
-        # From the write that starts a program to its end.
-        settle = Signal(range(SETTLE + 1))
+        # From the write that starts a program to its end: for two cycles after that write `finished` is still that of
+        # the last program, so only its rise counts.
+        before = Signal()
         bus = bridge.control
         starts = bus.awvalid & bus.awready & (bus.awaddr == Csr.CONTROL) & bus.wdata[0]
+        m.d.sync += before.eq(finished)
         with m.If(starts):
-            m.d.sync += [self.running.eq(1), settle.eq(SETTLE)]
-        with m.Elif(settle != 0):
-            m.d.sync += settle.eq(settle - 1)
-        with m.Elif(finished):
+            m.d.sync += self.running.eq(1)
+        with m.Elif(finished & ~before):
             m.d.sync += self.running.eq(0)
         m.d.comb += [
             receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),

@@ -47,6 +47,7 @@ def talk(board: Board, verilog: list[str], lines: list[str], texts: list[str], f
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_the_top_answers_as_the_functional_simulator(tmp_path: Path):
     board = BOARDS["ulx3s"]
     model, config, lines = load_model("austen"), load_config(board.config), ["It was a truth", "Emma"]
@@ -98,6 +99,7 @@ def test_the_netlist_of_a_small_device_prints_its_line(name: str, family: str, l
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_the_netlist_of_the_top_answers_as_the_functional_simulator(tmp_path: Path):
     board = BOARDS["ulx3s"]
     model, config, lines = load_model("austen"), load_config(board.config), ["It was"]

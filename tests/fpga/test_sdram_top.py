@@ -26,6 +26,7 @@ DIVISOR, SILENCE = 2, 1000
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_program_comes_and_goes_over_the_serial_port(tmp_path: Path):
     program, expected = selftest(TINY)
     program.save(tmp_path / "selftest.wlp")
