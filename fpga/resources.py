@@ -166,9 +166,10 @@ def shrink(config: Config, count: Callable[[Config], Estimate], say: Callable[[s
         say(f"trying {a.rows} rows x {a.cols} columns x {a.lanes} lanes")
         return candidate, count(candidate)
 
-    *others, least = smaller_arrays(config) or [None]
-    if least is None:
+    candidates = smaller_arrays(config)
+    if not candidates:
         return None
+    *others, least = candidates
     last = counted(least)
     if last[1].excess:
         return None
