@@ -42,7 +42,7 @@ def talk(board: Board, verilog: list[str], lines: list[str], texts: list[str], f
     """Type lines, and compare the answers, or so many characters of each; then press the button so many times at any
     moment, and type again."""
     run_cocotb("\n".join(verilog), "top", "tb_uart", folder, fast=True, pins=PINS, env={
-        **BOARD, "UART_DIVISOR": str(board.divisor), "UART_LINES": "\n".join(lines), "UART_ANSWERS": "\0".join(texts),
+        **BOARD, "UART_DIVISOR": str(board.divisor), "UART_LINES": json.dumps(lines), "UART_ANSWERS": json.dumps(texts),
         "UART_CHARACTERS": str(characters), "UART_RESETS": str(resets)})
 
 
@@ -104,4 +104,4 @@ def test_the_netlist_of_the_top_answers_as_the_functional_simulator(tmp_path: Pa
     board = BOARDS["ulx3s"]
     model, config, lines = load_model("austen"), load_config(board.config), ["It was"]
     verilog = netlist(plan(board, build.make_top(board, config, model), rtl.sources(config)), tmp_path)
-    talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path, characters=40)
+    talk(board, verilog, lines, answers(model, config, board.context, lines), tmp_path, characters=40, resets=1)
