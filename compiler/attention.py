@@ -16,14 +16,13 @@ from wordline.compiler.operands import (
     ROW_M,
     ROW_X,
     S_BEST,
-    S_HIGH,
     S_INVERSE,
-    S_LOW,
     S_NORM,
     S_SCALE,
+    S_SHIFT,
     S_SUM,
     S_TOTAL,
-    S_WORK,
+    S_ZERO,
     SEALED,
     STORED_BITS,
     T1,
@@ -31,7 +30,6 @@ from wordline.compiler.operands import (
     TOKENS,
     VALUE_BEATS,
     VALUE_STEPS,
-    Place,
     Vec,
     to_x,
 )
@@ -82,11 +80,15 @@ class Attention(Blocks):
         b.part = "o"
         self.load_sub_norm("self_attn.attn_sub_norm", n)
         with self.rows("quantise_o", act=True):
-            heads = Vec(SourceA.M, reg(ROW_M, p.heads), {"M": "heads"})
+            heads, work = Vec(SourceA.M, reg(ROW_M, p.heads), {"M": "heads"}), reg(ROW_X, p.work)
+            if self.image.sizes.zeros:
+                b.vector(len=n, **heads.a, addend=Factor.B, b_source=SourceB.X, b=reg(ROW_X, p.offsets), **to_x(work),
+                         **ABSMAX, parts=heads.parts)
+                heads = Vec(SourceA.X, work)
             if c.sub_norms:
-                self.rms_norm(heads, reg(ROW_X, p.work), n, p.sub_gain, {"L": "sub"})
-                heads = Vec(SourceA.X, reg(ROW_X, p.work))
-            else:
+                self.rms_norm(heads, work, n, p.sub_gain, {"L": "sub"})
+                heads = Vec(SourceA.X, work)
+            elif not self.image.sizes.zeros:
                 b.vector(len=n, **heads.a, **ABSMAX, parts=heads.parts)
             self.quantise(heads, slot=0, length=n, bits=t.acts)
         self.matmul(self.image.matrices["o"], slot=0, rows=reg(TOKENS))
@@ -309,14 +311,14 @@ class Attention(Blocks):
             self._turn(h * per_kv, per_kv)
 
     def _cache_words(self) -> tuple[int, int]:
-        """Words of a key and of a value in bank S; a word with its scale is behind each. A key that waits for its group
-        comes behind both, as it was."""
+        """Words of a key and of a value in bank S; a word with its scale is behind each, and with a value's zero point.
+        A key that waits for its group comes behind both, as it was."""
         sizes = self.image.sizes
         return sizes.key_dim // self.lanes, sizes.value_dim // self.lanes
 
     def _cache_codes(self, h: int, place: int) -> None:
         """Key and value of a head as integers into bank S, from word `place` on."""
-        b, c, sizes = self.b, self.c, self.image.sizes
+        b, c, sizes, scalar = self.b, self.c, self.image.sizes, self.scalar
         key_words, value_words = self._cache_words()
 
         def codes(x: Vec, bits: int, place: int, words: int, part: str, **first: Any) -> None:
@@ -324,26 +326,40 @@ class Attention(Blocks):
             `first`: fields of the first pass, which otherwise writes nothing."""
             parts = x.parts | {"S": part}
             pad = words * self.lanes
+            shift: dict[str, Any] = {}
             if bits < 8:
-                b.vector(len=c.head_dim, **x.a, reduction=Reduction.MAX, scalar=S_HIGH, parts=x.parts)
-                b.vector(len=c.head_dim, **x.a, negate_product=1, reduction=Reduction.MAX, scalar=S_LOW, parts=x.parts)
-                self.signed_scale(bits, Place(S_HIGH), Place(S_LOW), Place(S_WORK), Place(S_SCALE))
+                self._zero_point(x, bits)
+                shift = {"addend": Factor.SCALAR, "addend_scalar": S_SHIFT}
             else:
                 b.vector(len=c.head_dim, **x.a, **ABSMAX, parts=parts, **first)
-                b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
-                         immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
-            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
-                     destination=Destination.SCALAR, dst=S_INVERSE)
+                scalar(S_SCALE, S_SUM, multiply=Factor.IMMEDIATE, immediate=1.0 / act_max(bits))
+                scalar(S_INVERSE, S_SCALE, function=Function.RECIP)
             b.vector(len=c.head_dim, pad=pad if pad > c.head_dim else 0, **x.a, multiply=Factor.SCALAR,
-                     multiply_scalar=S_INVERSE, function=Function.INT, bits=STORED_BITS[bits],
+                     multiply_scalar=S_INVERSE, **shift, function=Function.INT, bits=STORED_BITS[bits],
                      destination=Destination.S, dst=place, parts=parts)
-            b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, destination=Destination.S, dst=place + words,
-                     parts=parts)
+            for i, behind in enumerate([S_SCALE, S_ZERO] if bits < 8 else [S_SCALE]):
+                b.vector(len=1, a_source=SourceA.SCALAR, a=behind, destination=Destination.S, dst=place + words + i,
+                         parts=parts)
 
         value_at = place + key_words + 1
-        stage = {"destination": Destination.S, "dst": value_at + value_words + 1} if sizes.group else {}
+        stage = {"destination": Destination.S, "dst": value_at + value_words + 1 + sizes.zeros} if sizes.group else {}
         codes(self._turned(c.heads + h), 8, place, key_words, f"key{place}", **stage)
         codes(self._projected(c.heads + c.kv_heads + h), sizes.kv.bits, value_at, value_words, f"value{place}")
+
+    def _zero_point(self, x: Vec, bits: int) -> None:
+        """What a vector between `low` and `high` is quantised with to all codes of `bits` bits, from -top on: S_INVERSE
+        and S_SHIFT to get them, S_SCALE and S_ZERO to get the vector, ``x = scale * code + zero``."""
+        b, n, top, scalar = self.b, self.c.head_dim, 1 << (bits - 1), self.scalar
+        high, minus_low = S_SHIFT, S_ZERO
+        b.vector(len=n, **x.a, reduction=Reduction.MAX, scalar=high, parts=x.parts)
+        b.vector(len=n, **x.a, negate_product=1, reduction=Reduction.MAX, scalar=minus_low, parts=x.parts)
+        scalar(S_SCALE, high, addend=Factor.SCALAR, addend_scalar=minus_low)
+        scalar(S_SCALE, S_SCALE, multiply=Factor.IMMEDIATE, immediate=1.0 / (2 * top - 1))
+        scalar(S_INVERSE, S_SCALE, function=Function.RECIP)
+        scalar(S_SHIFT, minus_low, multiply=Factor.SCALAR, multiply_scalar=S_INVERSE, addend=Factor.IMMEDIATE,
+               immediate=-float(top))
+        scalar(S_ZERO, S_SCALE, multiply=Factor.IMMEDIATE, immediate=float(top), addend=Factor.SCALAR,
+               addend_scalar=minus_low, negate_addend=1)
 
     def _cache_stores(self, heads: dict[int, int]) -> None:
         """Codes and scales of heads, by their places in bank S, to DRAM. Kind after kind, so that what is written lies
@@ -377,8 +393,8 @@ class Attention(Blocks):
             b.control(Operation.MULI, rd=T2, ra=T1, value=4 * c.head_dim)
             b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
             for h, place in heads.items():
-                b.store(self._at(f"staged{h}"), place + key_words + value_words + 2, c.head_dim, f"staged{h}",
-                        parts={"S": f"key{place}"})
+                b.store(self._at(f"staged{h}"), place + key_words + value_words + 2 + sizes.zeros, c.head_dim,
+                        f"staged{h}", parts={"S": f"key{place}"})
             self.position(T1)
         split(a.lanes, image.value.step_bytes, a.cols * sizes.kv.bits // 8)
         for h, place in heads.items():
@@ -387,9 +403,10 @@ class Attention(Blocks):
                     **packed)
         b.control(Operation.SHL, rd=T2, ra=T1, value=2)
         b.control(Operation.ADD, rd=T2, ra=T2, rb=LAYER)
-        for h, place in heads.items():
-            b.store(self._at(f"value_scales{h}"), place + key_words + 1 + value_words, 1, f"values/{h}",
-                    parts={"S": f"value{place}"})
+        for i, kind in enumerate(["value_scales", "value_zeros"] if sizes.zeros else ["value_scales"]):
+            for h, place in heads.items():
+                b.store(self._at(f"{kind}{h}"), place + key_words + 1 + value_words + i, 1, f"values/{h}",
+                        parts={"S": f"value{place}"})
 
     def _at(self, name: str, extra: int = 0) -> tuple[int, int]:
         """An address in the layer, T2 bytes further on; T2 has the layer's address in it."""
@@ -441,6 +458,7 @@ class Attention(Blocks):
     def _scores(self, g: int, heads: range) -> None:
         """Queries times keys, for all tokens of the step."""
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
+        sizes = self.image.sizes
         kv = heads[0] // (c.heads // c.kv_heads)
         b.part = "scores"
         if self.image.sizes.group:
@@ -448,8 +466,8 @@ class Attention(Blocks):
         at, operand, parts = self._operand("q", p.query, g)
         slot = 1 if g % 2 else 3
         if not p.together:
-            b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % len(p.vscale)], reg(CONTEXT),
-                   region=f"values/{kv}", parts=p.parts(g))
+            for kind, place in [("value_scales", self._vscale(g)), ("value_zeros", self._vzero(g))][: 1 + sizes.zeros]:
+                b.load(self.in_layer(f"{kind}{kv}"), place, reg(CONTEXT), region=f"values/{kv}", parts=p.parts(g))
         for i, h in enumerate(heads):
             with self.rows(f"query{h}", act=True):
                 query = self._turned(h)
@@ -505,15 +523,23 @@ class Attention(Blocks):
         slot = 2 if g % 2 else 0
         for i, h in enumerate(heads):
             with self.rows(f"softmax{h}", act=True):
-                self._softmax(g, i, slot=slot, act=at, parts=parts)
+                self._softmax(g, i, h, slot=slot, act=at, parts=parts)
         self._head_matmul(g, heads, operand, self.image.sizes.kv,
                           tiles=self.image.sizes.value_dim // a.cols, steps=reg(VALUE_STEPS),
                           out=p.heads + heads[0] * dim if self.looped else reg(ROW_M, p.heads + heads[0] * dim),
                           out_stride=p.m_row if self.looped else dim, slot=slot,
                           order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
 
-    def _softmax(self, g: int, i: int, *, slot: int, act: int, parts: Parts) -> None:
-        """Probabilities of head `i` of a group, times the values' scales, as activations."""
+    def _vscale(self, g: int) -> int:
+        """Where a group has its values' scales in bank L."""
+        return self.places.vscale[g % len(self.places.vscale)]
+
+    def _vzero(self, g: int) -> int:
+        return self._vscale(g) + self.image.sizes.max_context // self.lanes
+
+    def _softmax(self, g: int, i: int, head: int, *, slot: int, act: int, parts: Parts) -> None:
+        """Probabilities of head `i` of a group, times the values' scales, as activations. What the values' zero points
+        add to all of the head's channels goes to its `offsets`."""
         b, p, t = self.b, self.places, self.config.types
         ours = p.parts(g)
         if self.image.sizes.window and not self.looped:
@@ -529,7 +555,13 @@ class Attention(Blocks):
                  reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_TOTAL)
-        b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[g % len(p.vscale)], b_source=SourceB.L,
+        if self.image.sizes.zeros:
+            b.vector(len=n, a=work, multiply=Factor.B, b=self._vzero(g), b_source=SourceB.L, reduction=Reduction.SUM,
+                     scalar=S_ZERO, parts=ours)
+            self.scalar(S_ZERO, S_ZERO, multiply=Factor.SCALAR, multiply_scalar=S_TOTAL)
+            b.vector(len=self.c.head_dim, a_source=SourceA.SCALAR, a=S_ZERO,
+                     **to_x(reg(ROW_X, p.offsets + head * self.c.head_dim // self.lanes)))
+        b.vector(len=n, a=work, multiply=Factor.B, b=self._vscale(g), b_source=SourceB.L,
                  destination=Destination.X, dst=work, **ABSMAX, parts=ours)
         self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
                       divide_total=True, act=act, array_row=i, parts=parts)

@@ -29,7 +29,6 @@ from wordline.compiler.operands import (
     S_TOTAL,
     T1,
     TOKENS,
-    Place,
     Vec,
     to_x,
 )
@@ -41,15 +40,11 @@ from wordline.rtl.isa import (
     Destination,
     Factor,
     Function,
-    Join,
     Operation,
     Reduction,
     SourceA,
     SourceB,
 )
-
-#: Added to a difference of keys or values, so that it is not zero.
-SIGN_OF_ZERO = 1e-30
 
 
 class Blocks:
@@ -101,6 +96,10 @@ class Blocks:
     def load_bias(self, has: bool, name: str, n: int) -> None:
         if has:
             self.b.load(self.in_layer(f"{name}.bias"), self.places.bias, n, parts={"L": "bias"})
+
+    def scalar(self, rd: int, a: int, **fields: Any) -> None:
+        """Scalar `rd` = a function of scalar `a`."""
+        self.b.vector(len=1, a_source=SourceA.SCALAR, a=a, destination=Destination.SCALAR, dst=rd, **fields)
 
     # --- Matmuls.
 
@@ -179,30 +178,6 @@ class Blocks:
                  dst=reg(ROW, number) if row and self.looped else number)
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_INVERSE)
-
-    def signed_scale(self, bits: int, high: Place, low: Place, work: Place, scale: Place) -> None:
-        """The scale of whole `bits`-bit integers, of what lies between ``-low`` and ``high`` (both are used up).
-
-        Such integers have one code more below zero than above. The scale's sign turns them so that it lies on the side
-        that reaches further: ``+-max(smaller / (top - 1), larger / top)``, with ``top = 2^(bits - 1)``.
-        """
-        b, top = self.b, 1 << (bits - 1)
-
-        def part(x: Place, of: int) -> dict[str, Any]:
-            return x.a | {"multiply": Factor.IMMEDIATE, "immediate": 1.0 / of}
-
-        b.vector(**part(low, top), **work.out)
-        b.vector(**part(high, top - 1), **work.addend, join=Join.MAX, **scale.out)  # the scale, were it positive
-        b.vector(**part(high, top), **work.out)
-        b.vector(**part(low, top - 1), **work.addend, join=Join.MAX, **work.out)  # minus the scale, were it negative
-        b.vector(**scale.a, **work.addend, negate_product=1, negate_addend=1, join=Join.MAX, **work.out)
-        # Work has minus the smaller of the two. Its sign is that of high - low, where zero counts as positive.
-        b.vector(**high.a, **low.addend, negate_addend=1, **high.out)
-        b.vector(**high.a, addend=Factor.IMMEDIATE, immediate=SIGN_OF_ZERO, **high.out)
-        b.vector(**high.a, multiply=Factor.IMMEDIATE, immediate=-1.0, **high.addend, join=Join.MAX,
-                 function=Function.RECIP, **low.out)
-        b.vector(**high.a, **low.factor, **high.out)
-        b.vector(**high.a, **work.factor, **scale.out)
 
     # --- Norms.
 

@@ -203,6 +203,8 @@ class Image:
                        "channels": (4 * (sizes.sealed + 1) * c.head_dim, "float32")}
         # A head's caches lie together, or but for the value scales, which all heads then have in a row.
         scales = {"value_scales": (4 * sizes.max_context, "float32")}
+        if sizes.zeros:
+            scales["value_zeros"] = scales["value_scales"]
         within, behind = (caches | scales, {}) if sizes.group else (caches, scales)
         return [(f"{name}{h}", *about) for part in (within, behind) for h in range(c.kv_heads)
                 for name, about in part.items()]

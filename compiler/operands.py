@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wordline.compiler.builder import Operand, Parts
-from wordline.rtl.isa import Destination, Factor, IntBits, Reduction, SourceA, SourceB
+from wordline.rtl.isa import Destination, IntBits, Reduction, SourceA, SourceB
 
 # Registers. PROMPT, LAST, START, EOS are the host's arguments; START is over when KEY_TILES begins.
 PROMPT, LAST, KEY_TILES, EOS, POSITION, TOKENS, CONTEXT, LAYER, VALUE_STEPS, VALUE_BEATS = range(1, 11)
@@ -12,8 +12,7 @@ START = KEY_TILES
 SEALED = VALUE_BEATS  # tiles of sealed keys, where keys are sealed
 ROW, ROW_M, ROW_X, T1, T2 = range(11, 16)
 # Scalars of the vector unit. An instruction has one immediate; a second constant is in S_ONE or S_CONSTANT.
-S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_HIGH, S_LOW, S_BEST, S_TOKEN = range(10)
-S_WORK = 11  # 10 is behind S_TOKEN, where an argmax leaves its index
+S_SUM, S_SCALE, S_INVERSE, S_NORM, S_TOTAL, S_MEAN, S_SHIFT, S_ZERO, S_BEST, S_TOKEN = range(10)
 S_ONE, S_CONSTANT, S_EPS = 13, 14, 15
 
 INT_BITS = {int(bits.name[1:]): bits for bits in IntBits}
@@ -42,35 +41,6 @@ class Vec:
     def b(self) -> dict[str, Any]:
         """As second operand."""
         return {"b_source": {SourceA.X: SourceB.X, SourceA.M: SourceB.M}[self.bank], "b": self.at}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A scalar of the vector unit, or a vector of `length` in bank X, in any role of an instruction."""
-
-    at: int
-    length: int = 0  # 0: a scalar
-
-    @property
-    def a(self) -> dict[str, Any]:
-        """As first operand, of as many elements as the instruction has."""
-        return {"len": self.length or 1, "a_source": SourceA.X if self.length else SourceA.SCALAR, "a": self.at}
-
-    @property
-    def factor(self) -> dict[str, Any]:
-        if self.length:
-            return {"multiply": Factor.B, "b_source": SourceB.X, "b": self.at}
-        return {"multiply": Factor.SCALAR, "multiply_scalar": self.at}
-
-    @property
-    def addend(self) -> dict[str, Any]:
-        if self.length:
-            return {"addend": Factor.B, "b_source": SourceB.X, "b": self.at}
-        return {"addend": Factor.SCALAR, "addend_scalar": self.at}
-
-    @property
-    def out(self) -> dict[str, Any]:
-        return {"destination": Destination.X if self.length else Destination.SCALAR, "dst": self.at}
 
 
 def to_x(at: Operand, **more: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Sizes:
     kv: WeightType  # of values, and of keys in sealed groups
     group: int  # tokens of a sealed group of keys; 0: keys are never sealed
     sealed: int  # most groups that a token can see
+    zeros: bool  # values have a zero point besides their scale
     window: int = 0  # positions that layers with a sliding window see, where the context is longer; 0: all
 
     @property
@@ -49,7 +50,8 @@ class Places:
     folded: tuple[int, int]  # queries times the channels' scales of sealed keys: of the largest, then of every group
     shift: int  # bias of a LayerNorm, where an embedding row is before the first layer
     gamma: int
-    vscale: tuple[int, ...]
+    vscale: tuple[int, ...]  # values' scales, behind them their zero points, if they have any
+    offsets: int  # of all heads in bank X, what the zero points of their values add
     rope: int
     rope_row: int
     bias: int
@@ -94,13 +96,14 @@ def check(c: ModelConfig, config: Config, context: int) -> Sizes:
         require(size % lanes == 0, f"{c.name}: {what} = {size} is not a multiple of vector.lanes = {lanes}")
     if recurrent:
         require(4 * c.attention < 1 << 16, f"{c.name}: a state of {c.attention} numbers is longer than 65535 bytes")
-        return Sizes(max_context=context, key_dim=0, value_dim=0, kv=weight_type(config, "int8"), group=0, sealed=0)
+        return Sizes(max_context=context, key_dim=0, value_dim=0, kv=weight_type(config, "int8"), group=0, sealed=0,
+                     zeros=False)
     whole = max(a.lanes, a.cols)
     weight_type(config, "int8")  # of keys
     group = 0 if t.kv == "int8" or context <= t.kv_group else t.kv_group
     sizes = Sizes(max_context=ceil_div(context, whole) * whole, key_dim=ceil_div(c.head_dim, a.lanes) * a.lanes,
                   value_dim=ceil_div(c.head_dim, a.cols) * a.cols, kv=weight_type(config, t.kv), group=group,
-                  sealed=(context - 1) // group if group else 0, window=window)
+                  sealed=(context - 1) // group if group else 0, zeros=t.kv != "int8", window=window)
     # The cache of such a layer is a ring.
     require(window & (window - 1) == 0,
             f"{c.name}: sliding_window = {window} is no power of two, as it must be for a context above it")
@@ -158,8 +161,8 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
                 "post_gain": width if c.post_norms else 0}
     # All heads at once: each has its scores in bank M, its codes in bank S, its value scales as in DRAM in bank L.
     scale_words = words(ceil_div(4 * sizes.max_context, align) * align // 4)
-    store_words = words(sizes.key_dim) + words(sizes.value_dim) + 2
-    together = (batch == 1 and rows == 1 and not sizes.group and c.heads == c.kv_heads > 1
+    store_words = words(sizes.key_dim) + words(sizes.value_dim) + 2 + sizes.zeros
+    together = (batch == 1 and rows == 1 and not sizes.zeros and c.heads == c.kv_heads > 1
                 and sizes.key_dim == sizes.value_dim == c.head_dim == config.array.cols
                 and c.kv_heads * store_words * v <= memory.store_floats
                 and c.kv_heads * scale_words * v < 1 << 16
@@ -169,7 +172,8 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     # Bank X.
     work = max(words(c.ffn) * SCRATCH.get(c.activation, 1), width, length, 2 * rotary, after)
     biased = width + work + 2 * rotary
-    x_row = biased + words(max(c.qkv if c.qkv_bias or c.qk_norm else 0, hidden if c.mlp_bias else 0))
+    offsets = biased + words(max(c.qkv if c.qkv_bias or c.qk_norm else 0, hidden if c.mlp_bias else 0))
+    x_row = offsets + (after if sizes.zeros else 0)
     # Bank M. The last tile of a head's output may be wider than the head.
     spill = words(sizes.value_dim - c.head_dim)
     scores = some(words(c.qkv), length, memory.matmul_floats // v // rows - after - spill,
@@ -189,10 +193,11 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     # Bank L.
     gamma = width
     channels_size = words((sizes.sealed + 1) * c.head_dim) if sizes.group else 0
-    vscale = some(gamma + width, scale_words if together else length,
+    of_values = scale_words if together else (1 + sizes.zeros) * length
+    vscale = some(gamma + width, of_values,
                   words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size,
                   c.kv_heads if together else 2)
-    rope_at = vscale[-1] + (scale_words if together else length)
+    rope_at = vscale[-1] + of_values
     top = rope_at + rows * 2 * half
     at = {}
     for name, size in features.items():
@@ -217,7 +222,7 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     _require_memories(c, config, context, floats)
     return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
                   query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
-                  rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
+                  offsets=offsets, rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
                   chunk=_head_chunk(c, config, m_row, batch), together=together, acts=(), recurrent=0, gains=(0, 0),
                   **at)
 
@@ -257,8 +262,8 @@ def _place_recurrence(c: ModelConfig, config: Config, context: int, batch: int) 
         "store_floats": 2 * v, "act_elements": max(act, c.ffn, c.attention)})
     none = (0, 0)
     return Places(x=0, work=width, qk=0, biased=0, x_row=x_row, scores=none, heads=0, m_row=m_row, query=none,
-                  probabilities=none, folded=none, shift=0, gamma=gamma, vscale=none, rope=0, rope_row=0, bias=0,
-                  qk_gain=0, sub_gain=sub_gain, post_gain=0, acts=acts, recurrent=recurrent,
+                  probabilities=none, folded=none, shift=0, gamma=gamma, vscale=none, offsets=0, rope=0, rope_row=0,
+                  bias=0, qk_gain=0, sub_gain=sub_gain, post_gain=0, acts=acts, recurrent=recurrent,
                   gains=(0, gamma + width), channels=none, seal_tokens=0,
                   chunk=_head_chunk(c, config, m_row, batch), together=False)
 

@@ -1,9 +1,11 @@
 """Sealing: a full group of keys, kept as float32 until now, is quantised per channel (KIVI, arXiv 2402.02750).
 
 A step that begins a new group does this first, for every layer and head: the scale of every channel over the tokens of
-the group (`Blocks.signed_scale`), then integers in the layout in which the array reads keys. The magnitude of the
+the group (`Sealing._signed_scale`), then integers in the layout in which the array reads keys. The magnitude of the
 largest scale that a channel ever had is kept as well: it bounds what a query can become (`Attention._sealed_scores`).
 """
+
+from typing import Any
 
 from wordline.compiler.blocks import Blocks
 from wordline.compiler.builder import reg
@@ -21,7 +23,7 @@ from wordline.compiler.operands import (
     TOKENS,
     VALUE_BEATS,
     VALUE_STEPS,
-    Place,
+    Vec,
     to_x,
 )
 from wordline.rtl.isa import (
@@ -39,6 +41,8 @@ from wordline.rtl.isa import (
 # numbers to be stored if the group is the first; heads and their counter; the head's block of DRAM, from its layer on.
 TILE_BYTES, SCALE_BYTES, IF_FIRST, HEADS, HEAD, HEAD_AT = CONTEXT, VALUE_STEPS, KEY_TILES, TOKENS, ROW, ROW_X
 TILES, TILE = VALUE_BEATS, ROW_M
+#: Added to the difference of what a channel reaches above and below zero, so that it is not zero.
+SIGN_OF_ZERO = 1e-30
 
 
 class Sealing(Blocks):
@@ -81,12 +85,12 @@ class Sealing(Blocks):
         tokens, words = p.seal_tokens, n // self.lanes
         # Bank X: a part's keys, of which the largest end up in the first words; behind them, of the whole group, the
         # largest and the negative smallest, which become inverse scales and the scales' magnitudes.
-        high, low = Place(tokens * words, n), Place((tokens + 1) * words, n)
-        work, scale = Place(0, n), Place(words, n)
+        inverse = tokens * words
+        high, low, work, scale = (Vec(SourceA.X, at) for at in (inverse, inverse + words, 0, words))
         parts = range(0, self.image.sizes.group, tokens)
         for first in parts:
             self._load_keys(first)
-            for sign, largest in ((1.0, high), (-1.0, low)):
+            for sign, largest in ((1.0, inverse), (-1.0, inverse + words)):
                 b.vector(len=tokens * n, a_source=SourceA.IMMEDIATE, immediate=sign, multiply=Factor.B, b=0,
                          b_source=SourceB.L, **to_x(0))
                 half = tokens // 2
@@ -95,25 +99,55 @@ class Sealing(Blocks):
                     half //= 2
                 if first > 0:
                     self._larger(n, 0, words)
-                    self._larger(n, largest.at, 0)
+                    self._larger(n, largest, 0)
                 else:
-                    b.vector(**work.a, **scale.addend, join=Join.MAX, **largest.out)
-        self.signed_scale(self.image.sizes.kv.bits, high, low, work, scale)
-        b.vector(**scale.a, function=Function.RECIP, **high.out)
-        b.vector(**scale.a, multiply=Factor.IMMEDIATE, immediate=-1.0, **scale.addend, join=Join.MAX, **low.out)
-        b.vector(**low.a, destination=Destination.S, dst=0)
+                    b.vector(len=n, **work.a, addend=Factor.B, **scale.b, join=Join.MAX, **to_x(largest))
+        self._signed_scale(high, low, work, scale)
+        b.vector(len=n, **scale.a, function=Function.RECIP, **to_x(inverse))
+        b.vector(len=n, **scale.a, multiply=Factor.IMMEDIATE, immediate=-1.0, addend=Factor.B, **scale.b, join=Join.MAX,
+                 **to_x(low.at))
+        b.vector(len=n, **low.a, destination=Destination.S, dst=0)
         b.store(self._in_head("channels"), 0, reg(IF_FIRST), "channels")
-        b.vector(**scale.a, destination=Destination.S, dst=0)
+        b.vector(len=n, **scale.a, destination=Destination.S, dst=0)
         b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=SCALE_BYTES)
         b.store(self._in_head("channels", 4 * n, T2), 0, n, "channels")
         b.control(Operation.ADD, rd=T2, ra=HEAD_AT, rb=TILE_BYTES)
         for first in parts:
             if len(parts) > 1:
                 self._load_keys(first)
-            self._codes(f"seal tile {first}", high.at)
+            self._codes(f"seal tile {first}", inverse)
         b.load(self._in_head("channels"), 0, n, region="channels")
-        b.vector(**low.a, addend=Factor.B, b=0, b_source=SourceB.L, join=Join.MAX, destination=Destination.S, dst=0)
+        b.vector(len=n, **low.a, addend=Factor.B, b=0, b_source=SourceB.L, join=Join.MAX,
+                 destination=Destination.S, dst=0)
         b.store(self._in_head("channels"), 0, n, "channels")
+
+    def _signed_scale(self, high: Vec, low: Vec, work: Vec, scale: Vec) -> None:
+        """The scales of channels that lie between ``-low`` and ``high`` (both are used up), for integers that take all
+        codes.
+
+        Such integers have one code more below zero than above. The scale's sign turns them so that it lies on the side
+        that reaches further: ``+-max(smaller / (top - 1), larger / top)``, with ``top = 2^(bits - 1)``.
+        """
+        b, n, top = self.b, self.c.head_dim, 1 << (self.image.sizes.kv.bits - 1)
+
+        def part(x: Vec, of: int) -> dict[str, Any]:
+            return {"len": n, **x.a, "multiply": Factor.IMMEDIATE, "immediate": 1.0 / of}
+
+        def plus(x: Vec) -> dict[str, Any]:
+            return {"addend": Factor.B, **x.b}
+
+        b.vector(**part(low, top), **to_x(work.at))
+        b.vector(**part(high, top - 1), **plus(work), join=Join.MAX, **to_x(scale.at))  # the scale, were it positive
+        b.vector(**part(high, top), **to_x(work.at))
+        b.vector(**part(low, top - 1), **plus(work), join=Join.MAX, **to_x(work.at))  # its magnitude, were it negative
+        b.vector(len=n, **scale.a, **plus(work), negate_product=1, negate_addend=1, join=Join.MAX, **to_x(work.at))
+        # Work has minus the smaller of the two. Its sign is that of high - low, where zero counts as positive.
+        b.vector(len=n, **high.a, **plus(low), negate_addend=1, **to_x(high.at))
+        b.vector(len=n, **high.a, addend=Factor.IMMEDIATE, immediate=SIGN_OF_ZERO, **to_x(high.at))
+        b.vector(len=n, **high.a, multiply=Factor.IMMEDIATE, immediate=-1.0, **plus(high), join=Join.MAX,
+                 function=Function.RECIP, **to_x(low.at))
+        b.vector(len=n, **high.a, multiply=Factor.B, **low.b, **to_x(high.at))
+        b.vector(len=n, **high.a, multiply=Factor.B, **work.b, **to_x(scale.at))
 
     def _load_keys(self, first: int) -> None:
         """The keys of `seal_tokens` tokens into bank L."""

@@ -220,8 +220,8 @@ class TypesConfig:
 
     `group_size` is 16, 32, 64, 128 or 0 for the whole row. `head` is the weight type of the output head; `mixed` names
     those of some of the layers' matrices, as "down=int6" (of qkv, o, gate_up, down; i, f, g). With a KV
-    cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens, and codes take all
-    values, with signed scales.
+    cache of 4 or 2 bits (`kv`), keys are quantised per channel over groups of `kv_group` tokens, with signed scales,
+    values per token, with zero points.
     Of the groups of the layers' matrices the share `keep` is kept, the rest pruned (`wordline.pe.prune`);
     `keep_channels` neighbouring channels keep the same, and of every `keep_window` groups the same number (0: of a
     row).

@@ -28,7 +28,7 @@ from wordline.sim.texts import Text
 
 def version(setting: "Setting") -> int:
     """Changes whenever the numbers of a setting could change; what another version measured is not continued. 3:
-    keys below 8 bits have scales per channel, and keys and values below 8 bits take all codes."""
+    below 8 bits, keys have signed scales per channel, and values zero points."""
     return 3 if setting.kv < 8 else 1
 
 
@@ -109,7 +109,8 @@ def cost(model: Model, setting: Setting, context: int) -> Cost:
     head = weight_bits(WEIGHT_TYPES[setting.head], (c.vocab, c.width), setting.group_size, setting.scale_bits)
     key_scales = 32 if setting.kv >= 8 else 32 * c.head_dim / TypesConfig().kv_group
     seen = sum(min(c.window(i) or context, context) for i in range(c.layers))
-    cache = c.kv_heads * seen * (2 * c.head_dim * setting.kv + key_scales + 32)
+    value_scales = 32 if setting.kv >= 8 else 64
+    cache = c.kv_heads * seen * (2 * c.head_dim * setting.kv + key_scales + value_scales)
     if c.mixer == "mlgru":
         cache = c.layers * c.attention * 32  # the state, read; it is written as well, as keys and values are
     return Cost(bits / count, (bits + head) / (count + c.vocab * c.width), (bits + head + cache) / 8)

@@ -11,9 +11,9 @@ import numpy as np
 
 from wordline.compiler import activations
 from wordline.compiler.architecture import lower_bounds
-from wordline.compiler.blocks import SIGN_OF_ZERO
 from wordline.compiler.image import matrices
 from wordline.compiler.model import Model
+from wordline.compiler.sealing import SIGN_OF_ZERO
 from wordline.compiler.weights import quantised
 from wordline.pe.datatypes import WEIGHT_TYPES, act_max
 from wordline.pe.quantize import QuantTensor
@@ -33,7 +33,7 @@ def _codes(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _signed_scale(high: np.ndarray, low: np.ndarray, bits: int) -> np.ndarray:
-    """`compiler.blocks.Blocks.signed_scale`, of numbers between ``-low`` and ``high``."""
+    """`compiler.sealing.Sealing._signed_scale`, of numbers between ``-low`` and ``high``."""
     top = 1 << (bits - 1)
     positive = ref.maximum(ref.mul(high, F(1.0 / (top - 1))), ref.mul(low, F(1.0 / top)))
     negative = ref.maximum(ref.mul(low, F(1.0 / (top - 1))), ref.mul(high, F(1.0 / top)))
@@ -42,13 +42,23 @@ def _signed_scale(high: np.ndarray, low: np.ndarray, bits: int) -> np.ndarray:
     return ref.mul(sign, ref.maximum(-positive, -negative))
 
 
-def _cached(x: np.ndarray, bits: int, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """Keys or values as the cache has them, with a scale for all numbers along an axis, which stays. Below 8 bits the
-    integers take all codes."""
-    if bits < 8:
-        scale = _signed_scale(x.max(axis, keepdims=True), (-x).max(axis, keepdims=True), bits)
-        return ref.float_to_int(ref.mul(x, ref.recip(scale)), 2 * bits).astype(np.float64), scale
-    return _codes(x, bits)
+def _sealed(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of groups of keys [groups, tokens, head_dim], with a scale for each channel [groups, head_dim]."""
+    scale = _signed_scale(x.max(1), (-x).max(1), bits)
+    return ref.float_to_int(ref.mul(x, ref.recip(scale)[:, None]), 2 * bits).astype(np.float64), scale
+
+
+def _values(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Integers of values, one scale for each row [...], and one zero point, if the cache has those."""
+    if bits >= 8:
+        codes, scale = _codes(x, bits)
+        return codes, scale[..., 0], None
+    top, minus_low = 1 << (bits - 1), (-x).max(-1, keepdims=True)
+    scale = ref.mul(ref.add(x.max(-1, keepdims=True), minus_low), F(1.0 / (2 * top - 1)))
+    inverse = ref.recip(scale)
+    codes = ref.float_to_int(ref.add(ref.mul(x, inverse), ref.add(ref.mul(minus_low, inverse), F(-top))), 2 * bits)
+    zero = ref.add(ref.mul(scale, F(top)), -minus_low)
+    return codes.astype(np.float64), scale[..., 0], zero[..., 0]
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -216,12 +226,13 @@ class HardwareModel:
                                        ref.add(ref.mul(b, cos), ref.mul(a, sin))], -1)
 
             q, k = turned(q), turned(k)
-        v_codes, v_scale = _cached(v, self.kv_bits)
+        codes, scale, zero = _values(v, self.kv_bits)
         keys = [_Keys(k[:, kv], self.kv_bits, self.types.kv_group) for kv in range(c.kv_heads)]
         heads = []
         for h_ in range(c.heads):
             kv = h_ // (c.heads // c.kv_heads)
-            heads.append(self._head(q[:, h_], keys[kv], v_codes[:, kv], v_scale[:, kv, 0], c.window(i) or n))
+            heads.append(self._head(q[:, h_], keys[kv], codes[:, kv], scale[:, kv],
+                                    None if zero is None else zero[:, kv], c.window(i) or n))
         y = np.concatenate(heads, 1)
         if c.sub_norms:
             y = self._rms(y, f"{at}attn_sub_norm")
@@ -246,7 +257,7 @@ class HardwareModel:
         return self.layers[i]["o"](self._rms(y, f"{at}attn_sub_norm"), self.types.acts)
 
     def _head(self, q: np.ndarray, keys: "_Keys", v_codes: np.ndarray, v_scale: np.ndarray,
-              window: int) -> np.ndarray:
+              v_zero: np.ndarray | None, window: int) -> np.ndarray:
         """float32[T, head_dim]. Rows go some at a time, with the keys up to the last of them; a row sees `window`."""
         acts, top, values = self.types.acts, 1 << (self.kv_bits - 1), v_codes.T
         parts = []
@@ -259,7 +270,11 @@ class HardwareModel:
             e = np.where(seen, ref.exp2(ref.add(scores, -best)), F(0))
             total = ref.recip(ref.row_sums(_ring(e, first, window)))[:, None]
             codes, scale = _codes(np.where(seen, ref.mul(e, v_scale[:last]), F(0)), acts)
-            parts.append(ref.mul(accumulate_float(codes, values[:, :last], top), ref.mul(scale, total)))
+            y = ref.mul(accumulate_float(codes, values[:, :last], top), ref.mul(scale, total))
+            if v_zero is not None:
+                zeros = np.where(seen, ref.mul(e, v_zero[:last]), F(0))
+                y = ref.add(y, ref.mul(ref.row_sums(_ring(zeros, first, window))[:, None], total))
+            parts.append(y)
         return np.concatenate(parts)
 
 
@@ -294,8 +309,7 @@ class _Keys:
         if self.sealed:
             n = (len(k) - 1) // group
             groups = k[: n * group].reshape(n, group, k.shape[1])
-            self.sealed_codes, scales = _cached(groups, bits, 1)
-            self.channels = scales[:, 0]
+            self.sealed_codes, self.channels = _sealed(groups, bits)
             self.largest = np.maximum.accumulate(np.abs(self.channels))
 
     def scores(self, q: np.ndarray, first: int, acts: int, factor: np.float32) -> np.ndarray:

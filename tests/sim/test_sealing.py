@@ -13,7 +13,7 @@ from wordline.compiler.weights import CompileError
 from wordline.rtl.config import Config, TypesConfig, load_config
 from wordline.sim.functional import FunctionalMachine
 from wordline.sim.generate import BatchGenerator, Generation, Generator, compare
-from wordline.sim.hardware_model import HardwareModel, _cached, _codes, _Keys
+from wordline.sim.hardware_model import HardwareModel, _codes, _Keys, _sealed, _values
 from wordline.sim.rtl import RtlMachine
 
 GROUP = 16
@@ -85,18 +85,31 @@ def test_every_architecture(name, kv):
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_a_narrow_cache_takes_all_codes(bits):
-    """The lowest code on the side of zero that reaches further, which half of the vectors have below."""
+def test_keys_take_all_codes(bits):
+    """The lowest code on the side of zero that reaches further, which half of the channels have below."""
     top = 1 << (bits - 1)
-    x = np.random.default_rng(bits).standard_normal((400, 16)).astype(np.float32)
-    codes, scale = _cached(x, bits)
+    x = np.random.default_rng(bits).standard_normal((3, 16, 400)).astype(np.float32)
+    codes, scale = _sealed(x, bits)
     assert codes.min() == -top and codes.max() == top - 1
-    assert (np.abs(codes * scale - x) <= np.abs(scale) * 0.5001).all()
+    assert (np.abs(codes * scale[:, None] - x) <= np.abs(scale[:, None]) * 0.5001).all()
     high, low = x.max(1), -x.min(1)
     finest = np.maximum(np.maximum(high, low) / top, np.minimum(high, low) / (top - 1))
-    assert np.allclose(np.abs(scale[:, 0]), finest, rtol=1e-6) and np.array_equal(scale[:, 0] > 0, high < low)
-    even, none = np.tile(np.float32([[3, -3]]), (1, 4)), np.zeros((1, 8), np.float32)
-    assert np.allclose(np.multiply(*_cached(even, bits)), even, rtol=1e-6) and not _cached(none, bits)[0].any()
+    assert np.allclose(np.abs(scale), finest, rtol=1e-6) and np.array_equal(scale > 0, high < low)
+    even, none = np.tile(np.float32([3, -3]), 4).reshape(1, 8, 1), np.zeros((1, 8, 2), np.float32)
+    assert np.allclose(np.multiply(*_sealed(even, bits)), even, rtol=1e-6) and not _sealed(none, bits)[0].any()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_take_all_codes_from_the_smallest_to_the_largest(bits):
+    """KIVI, arXiv 2402.02750, but for where codes begin: ``scale = (max - min) / (2^bits - 1)``."""
+    top = 1 << (bits - 1)
+    x = (5 + np.random.default_rng(bits).standard_normal((400, 16))).astype(np.float32)
+    codes, scale, zero = _values(x, bits)
+    assert zero is not None and (codes.min(1) == -top).all() and (codes.max(1) == top - 1).all()
+    assert (np.abs(codes * scale[:, None] + zero[:, None] - x) <= scale[:, None] * 0.5001).all()
+    assert np.allclose(scale, np.ptp(x, axis=1) / (2**bits - 1), rtol=1e-6)
+    codes, scale, zero = _values(np.full((1, 8), 7, np.float32), bits)
+    assert zero is not None and (codes * scale + zero == 7).all()
 
 
 def test_loud_channels_cost_quiet_ones_nothing():
