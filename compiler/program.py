@@ -64,6 +64,12 @@ class Program:
         """Bytes of DRAM, from address 0, that the program uses."""
         return max((s.address + s.size for s in self.symbols.values()), default=0)
 
+    def written(self) -> list[tuple[int, int]]:
+        """Addresses, first and one behind the last, of what a run or its host writes: the tokens, and every region
+        that has no initial contents (logits, caches, states)."""
+        given = {self.symbols["program"].address, *self.segments} - {self.symbols["tokens"].address}
+        return [(s.address, s.address + s.size) for s in self.symbols.values() if s.address not in given]
+
     def place(self, memory: np.ndarray) -> None:
         """Write instructions and image into ``memory`` (uint8[size])."""
         if self.memory_size > len(memory):

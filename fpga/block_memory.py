@@ -3,9 +3,10 @@
 A block RAM of the ECP5 has nine bits for every byte, one of them for parity that nobody computes. Here the ninth bits
 hold a part of the image too: one read-only region, in which eight rows' ninth bits make up one beat. So 184 block RAMs
 hold what would take 207 by bytes alone. The region is what a step reads least of: the embedding, of which a token takes
-one row.
+one row. Blocks that no write ever reaches, most of them, have no write port: that is a third of the wires to place.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ BEAT = 8
 ROWS = 2048
 RAMS = 8
 ROW_BITS = (ROWS - 1).bit_length()
-#: Blocks whose outputs are chosen from in one cycle.
-FAN_IN = 8
+#: Blocks that lie at one place of the device: a cycle of latency for each such group.
+GROUP = 3
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,37 @@ class Layout:
         Bytes of the image.
     blocks : int
         Of `RAMS` block RAMs each.
+    written : frozenset[int]
+        Blocks that are not read-only.
     """
 
     size: int
     start: int
     region: int
     blocks: int
+    written: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, size: int, start: int, region: int) -> "Layout":
-        """The least number of blocks; as much as fits of the read-only bytes ``start .. start + region``."""
+    def of(cls, size: int, start: int, region: int, written: Sequence[tuple[int, int]]) -> "Layout":
+        """The least number of blocks; as much as fits of the read-only bytes ``start .. start + region``.
+
+        `written` are the ranges of bytes, first and one behind the last, that may be written. Raises ValueError
+        where they meet what lies in the ninth bits.
+        """
         start, end = -(-start // BEAT) * BEAT, (start + region) // BEAT * BEAT
         blocks = 1
         while True:
             ninth = min(end - start, blocks * ROWS // BEAT * BEAT)
             if size - ninth <= blocks * ROWS * BEAT:
-                return cls(size, start, ninth, blocks)
+                break
             blocks += 1
+        held: set[int] = set()
+        for first, behind in written:
+            if first < start + ninth and behind > start:
+                raise ValueError(f"bytes {first} to {behind} are written, {start} to {start + ninth} are read-only")
+            shift = ninth if first >= start + ninth else 0
+            held |= set(range((first - shift) // (ROWS * BEAT), (behind - 1 - shift) // (ROWS * BEAT) + 1))
+        return cls(size, start, ninth, blocks, frozenset(held))
 
     def contents(self, image: np.ndarray) -> np.ndarray:
         """Initial words of every block, uint8[blocks, ROWS, 9]: eight bytes and their ninth bits."""
@@ -163,40 +178,37 @@ class BlockMemory(wiring.Component):
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [busy.eq(1), at.eq(axi.araddr), left.eq(axi.arlen), burst_id.eq(axi.arid), part.eq(0)]
 
-        # Blocks, then one out of `FAN_IN`, then one of those.
+        # Rows and writes pass from group to group, and with them the word that was chosen so far: a register that
+        # reached every block RAM of the device would need a cycle for its wires alone.
         words = layout.contents(self.image)
-        block_in_row = row[ROW_BITS:]
-        write_now, merged = Signal(), Signal(72)
-        put_row, put_data, put_enable, put_block = Signal(ROW_BITS), Signal(72), Signal(8), Signal(range(layout.blocks))
-        put = Signal()
-        outputs = []
-        for i in range(layout.blocks):
-            init = [int.from_bytes(_nine(word), "little") for word in words[i]]
-            block = Memory(shape=72, depth=ROWS, init=init)
-            m.submodules[f"block_{i}"] = block
-            read, write = block.read_port(), block.write_port(granularity=9)
-            m.d.comb += [
-                read.addr.eq(row[:ROW_BITS]), write.addr.eq(put_row), write.data.eq(put_data),
-                write.en.eq(put_enable & (put & (put_block == i)).replicate(8)),
-            ]
-            outputs.append(read.data)
-        tag_1, tag_2, tag_3 = Signal(tag), Signal(tag), Signal(tag)
-        which_1, which_2 = Signal.like(block_in_row), Signal.like(block_in_row)
-        m.d.sync += [tag_1.eq(entry), which_1.eq(block_in_row), tag_2.eq(tag_1), which_2.eq(which_1), tag_3.eq(tag_2)]
-        chosen = []
-        for first in range(0, layout.blocks, FAN_IN):
-            group = Signal(72, name=f"group_{first}")
-            some = outputs[first : first + FAN_IN]
-            with m.Switch(which_1[:3]):
-                for k, output in enumerate(some):
-                    with m.Case(k):
-                        m.d.sync += group.eq(output)
-            chosen.append(group)
-        word = Signal(72)
-        with m.Switch(which_2[3:]):
-            for k, group in enumerate(chosen):
-                with m.Case(k):
-                    m.d.sync += word.eq(group)
+        put = Signal(put_layout := data.StructLayout({
+            "valid": 1, "block": range(layout.blocks), "row": ROW_BITS, "enable": 8, "data": 72}))
+        groups = [range(first, min(first + GROUP, layout.blocks)) for first in range(0, layout.blocks, GROUP)]
+        asked_row, write_here, word = row, put, Const(0, 72)
+        for number, group in enumerate(groups):
+            which, chosen = Signal(row_bits - ROW_BITS, name=f"which_{number}"), Signal(72, name=f"word_{number}")
+            m.d.sync += [which.eq(asked_row[ROW_BITS:]), chosen.eq(word)]
+            for i in group:
+                init = [int.from_bytes(_nine(row_word), "little") for row_word in words[i]]
+                m.submodules[f"block_{i}"] = block = Memory(shape=72, depth=ROWS, init=init)
+                read = block.read_port()
+                m.d.comb += read.addr.eq(asked_row[:ROW_BITS])
+                with m.If(which == i):
+                    m.d.sync += chosen.eq(read.data)
+                if i in layout.written:
+                    write = block.write_port(granularity=9)
+                    m.d.comb += [
+                        write.addr.eq(write_here.row), write.data.eq(write_here.data),
+                        write.en.eq(write_here.enable & (write_here.valid & (write_here.block == i)).replicate(8)),
+                    ]
+            next_row, next_write = Signal(row_bits, name=f"row_{number}"), Signal(put_layout, name=f"put_{number}")
+            m.d.sync += [next_row.eq(asked_row), next_write.eq(write_here)]
+            asked_row, write_here, word = next_row, next_write, chosen
+        out = entry
+        for stage in range(len(groups) + 1):
+            later = Signal(tag, name=f"tag_{stage}")
+            m.d.sync += later.eq(out)
+            out = later
 
         # Out of the pipeline.
         gathered = Signal(64)
@@ -204,21 +216,20 @@ class BlockMemory(wiring.Component):
         ninth = Cat(word[9 * i + 8] for i in range(8))
         whole = Cat(gathered[8:], ninth)
         m.d.sync += axi.rvalid.eq(0)
-        with m.If(tag_3.valid & ~tag_3.write):
+        with m.If(out.valid & ~out.write):
             m.d.sync += [
-                gathered.eq(whole), axi.rvalid.eq(~tag_3.region | tag_3.end),
-                axi.rdata.eq(Mux(tag_3.region, whole, bytes_)),
-                axi.rid.eq(tag_3.id), axi.rlast.eq(tag_3.last),
+                gathered.eq(whole), axi.rvalid.eq(~out.region | out.end),
+                axi.rdata.eq(Mux(out.region, whole, bytes_)),
+                axi.rid.eq(out.id), axi.rlast.eq(out.last),
             ]
-        m.d.comb += [
-            write_now.eq(tag_3.valid & tag_3.write),
-            merged.eq(Cat(Cat(write_data[8 * i : 8 * i + 8], ninth[i]) for i in range(8))),
+        m.d.sync += [
+            put.valid.eq(out.valid & out.write), put.block.eq(write_row[ROW_BITS:]), put.row.eq(write_row[:ROW_BITS]),
+            put.enable.eq(write_strobe),
+            put.data.eq(Cat(Cat(write_data[8 * i : 8 * i + 8], ninth[i]) for i in range(8))),
         ]
-        m.d.sync += [put.eq(write_now), put_row.eq(write_row[:ROW_BITS]), put_block.eq(write_row[ROW_BITS:]),
-                     put_data.eq(merged), put_enable.eq(write_strobe)]
         with m.If(axi.bvalid & axi.bready):
             m.d.sync += axi.bvalid.eq(0)
-        with m.If(put):
+        with m.If(put.valid):
             m.d.sync += writing.eq(0)
             with m.If(bus_write):
                 m.d.sync += axi.bvalid.eq(1)

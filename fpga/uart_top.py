@@ -39,7 +39,7 @@ class UartTop(wiring.Component):
         image = np.zeros(program.memory_size, np.uint8)
         program.place(image)
         region = program.symbols[READ_ONLY]
-        self.layout = Layout.of(program.memory_size, region.address, region.size)
+        self.layout = Layout.of(program.memory_size, region.address, region.size, program.written())
         self.image = image
         tokens = program.symbols["tokens"]
         self.place = ProgramPlace(program.symbols["program"].address, len(program.instructions), tokens.address,

@@ -11,11 +11,14 @@ from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
 from wordline.compiler.model import load_model
+from wordline.compiler.transformer import compile_model
 from wordline.fpga import build
 from wordline.fpga.block_memory import BlockMemory, Layout
 from wordline.fpga.boards import BOARDS
 from wordline.fpga.host import BytePairs
 from wordline.fpga.uart import UartReceiver, UartTransmitter
+from wordline.rtl.config import load_config
+from wordline.sim.functional import FunctionalMachine
 
 BOARD = BOARDS["ulx3s"]
 
@@ -34,7 +37,7 @@ def test_byte_pairs_make_the_tokenizers_tokens():
 
 def test_the_image_fits_its_blocks():
     """Every byte is in the rows or in the ninth bits, and 22 blocks would not do."""
-    layout = Layout.of(420096, 16896, 69632)
+    layout = Layout.of(420096, 16896, 69632, [])
     assert layout.blocks == 23 and layout.region == 23 * 2048
     assert layout.size - layout.region <= layout.blocks * 2048 * 8
     image = np.random.default_rng(1).integers(0, 256, layout.size, dtype=np.uint8)
@@ -46,12 +49,33 @@ def test_the_image_fits_its_blocks():
     assert (rows[layout.start : layout.size - layout.region] == image[end:]).all()
 
 
+def test_blocks_that_are_read_only_are_never_written():
+    """A text changes no byte outside the regions that the program says are written; and blocks are refused that
+    would have to keep ninth bits of such a region."""
+    model, config = load_model("austen"), load_config(BOARD.config)
+    program = compile_model(model, config, context=BOARD.context, keep_logits=False)
+    machine, prompt = FunctionalMachine(config), model.tokenizer.encode("It was a truth").ids
+    at = program.symbols["tokens"].address
+    program.segments[at] = np.array(prompt, "<i4").view(np.uint8)
+    written = program.written()
+    before = np.zeros_like(machine.memory)
+    program.place(before)
+    machine.run(program, (len(prompt), len(prompt) + 7, 0, -1))
+    changed = np.flatnonzero(machine.memory != before)
+    within = np.zeros(machine.memory.size, bool)
+    for first, behind in written:
+        within[first:behind] = True
+    assert changed.size > 1000 and within[changed].all()
+    with pytest.raises(ValueError, match="bytes 2000 to 3000 are written"):
+        Layout.of(80000, 1024, 10000, [(2000, 3000)])
+
+
 def test_block_memory_reads_and_writes():
     rng = random.Random(4)
-    layout = Layout.of(24000, 1024, 5000)
-    assert layout.blocks == 2 and layout.region == 4096
+    layout = Layout.of(80000, 1024, 10000, [(0, 1024), (50000, 66000)])
+    assert layout.blocks == 5 and layout.region == 10000 and layout.written == {0, 2, 3}
     image = np.random.default_rng(2).integers(0, 256, layout.size, dtype=np.uint8)
-    dut = BlockMemory(layout, image, address_bits=16)
+    dut = BlockMemory(layout, image, address_bits=17)
     model = bytearray(image.tobytes())
 
     async def write(ctx, address: int, word: int, strobe: int):
@@ -90,21 +114,21 @@ def test_block_memory_reads_and_writes():
 
     async def bench(ctx):
         for _ in range(60):
-            address, length = 8 * rng.randrange(2900), rng.choice([1, 2, 5, 64])
+            address, length = 8 * rng.randrange(9900), rng.choice([1, 2, 5, 64])
             await read(ctx, address, length, rng.randint(0, 1))
-            outside = rng.choice([8 * rng.randrange(128), 8 * rng.randrange(640, 2990)])
+            outside = rng.choice([8 * rng.randrange(128), 8 * rng.randrange(6250, 8250)])
             await write(ctx, outside, rng.getrandbits(64), rng.getrandbits(8))
         ctx.set(dut.host.valid, 1)
-        ctx.set(dut.host.address, 9004)
+        ctx.set(dut.host.address, 50004)
         ctx.set(dut.host.word, 0xCAFE1234)
         await ctx.tick()
         ctx.set(dut.host.valid, 0)
-        model[9004:9008] = (0xCAFE1234).to_bytes(4, "little")
+        model[50004:50008] = (0xCAFE1234).to_bytes(4, "little")
         for _ in range(8):
             await ctx.tick()
         await read(ctx, 0, 200, 0)  # ninth bits and rows after all the writes
         await read(ctx, 1600, 240, 1)
-        await read(ctx, 8992, 8, 1)
+        await read(ctx, 49992, 8, 1)
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
