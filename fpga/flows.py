@@ -33,8 +33,9 @@ class Flow:
 FLOWS = {
     "ecp5": Flow(
         "-no-rw-check", "top.json", ("--lpf", "top.lpf"), "top.lpf",
-        # The default router rips up without end where the float units crowd; this one negotiates.
-        ("--router", "router2", "--timing-allow-fail"), ("--textcfg", "top.config"),
+        # The default router rips up without end where the float units crowd; this one negotiates. The default placer
+        # leaves a fifth more wire where nearly all block RAMs are taken.
+        ("--placer", "static", "--router", "router2", "--timing-allow-fail"), ("--textcfg", "top.config"),
         ("--input", "top.config", "--bit", "top.bit", "--svf", "top.svf"), ("top.bit", "top.svf"),
         {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "FF", "MULT18X18D": "DSP", "DP16KD": "EBR"}),
     "ice40": Flow(

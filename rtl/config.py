@@ -42,9 +42,9 @@ class ArrayConfig:
     rows : int
         Tokens (or heads that share a key head) computed at once, 1 to 16.
     cols : int
-        Output channels computed at once; a power of two, at least 8.
+        Output channels computed at once; a power of two, at least 4.
     lanes : int
-        Products along K per step and PE; a power of two, at least 8.
+        Products along K per step and PE; a power of two, at least 4.
     act_bits : int
         Width of the integer activations the PEs take: 8 or 16. Narrower ones are sign-extended.
     weights : tuple[str, ...]
@@ -85,8 +85,8 @@ class ArrayConfig:
         _check(1 <= self.rows <= 16, "array.rows", self.rows, "1 to 16")
         for name in ("cols", "lanes"):
             value = getattr(self, name)
-            _check(_power_of_two(value) and 8 <= value <= 128, f"array.{name}", value,
-                   "a power of two from 8 to 128")
+            _check(_power_of_two(value) and 4 <= value <= 128, f"array.{name}", value,
+                   "a power of two from 4 to 128")
         _check(self.act_bits in (8, 16), "array.act_bits", self.act_bits, "8 or 16")
         _check(len(self.weights) > 0, "array.weights", self.weights, "at least one weight type")
         for name in self.weights:

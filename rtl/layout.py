@@ -60,8 +60,8 @@ class TileLayout:
     def __post_init__(self) -> None:
         for name in ("cols", "lanes", "bus_bits"):
             value = getattr(self, name)
-            if value < 8 or value % 8:
-                raise ValueError(f"{name} must be a positive multiple of 8, not {value}")
+            if value < 4 or value % 4:
+                raise ValueError(f"{name} must be a positive multiple of 4, not {value}")
         plane = self.cols * self.lanes
         if plane % self.bus_bits and self.bus_bits % plane:
             raise ValueError(f"a plane of cols*lanes = {plane} bits must divide the bus of {self.bus_bits} "

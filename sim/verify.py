@@ -120,7 +120,7 @@ def random_hardware(number: int) -> Config:
     name = rng.choice([*FAMILIES, "lut:k=3", "bit_plane:pairs=8"])
     types = served(family(name))
     while True:
-        cols, lanes, vector = rng.choice([8, 16]), rng.choice([8, 16]), rng.choice([2, 4, 8])
+        cols, lanes, vector = rng.choice([4, 8, 16]), rng.choice([4, 8, 16]), rng.choice([2, 4, 8])
         overrides = {
             "array.family": name, "array.rows": rng.randint(1, 3), "array.cols": cols,
             "array.lanes": lanes, "array.act_bits": rng.choice([8, 16]),

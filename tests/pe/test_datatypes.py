@@ -318,7 +318,7 @@ def test_trits_are_packed_as_in_gguf():
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"cols": 12}, "cols must be a positive multiple of 8, not 12"),
+    ({"cols": 6}, "cols must be a positive multiple of 4, not 6"),
     ({"lanes": 24, "bus_bits": 256}, "a plane of cols.lanes = 192 bits must divide the bus of 256 bits"),
     ({"planes": 9}, "planes must be 1 to 8, not 9"),
     ({"steps": 0}, "steps must be at least 1"),
