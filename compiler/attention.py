@@ -458,7 +458,6 @@ class Attention(Blocks):
     def _scores(self, g: int, heads: range) -> None:
         """Queries times keys, for all tokens of the step."""
         b, c, p, a, t = self.b, self.c, self.places, self.config.array, self.config.types
-        sizes = self.image.sizes
         kv = heads[0] // (c.heads // c.kv_heads)
         b.part = "scores"
         if self.image.sizes.group:
@@ -466,8 +465,8 @@ class Attention(Blocks):
         at, operand, parts = self._operand("q", p.query, g)
         slot = 1 if g % 2 else 3
         if not p.together:
-            for kind, place in [("value_scales", self._vscale(g)), ("value_zeros", self._vzero(g))][: 1 + sizes.zeros]:
-                b.load(self.in_layer(f"{kind}{kv}"), place, reg(CONTEXT), region=f"values/{kv}", parts=p.parts(g))
+            b.load(self.in_layer(f"value_scales{kv}"), p.vscale[g % len(p.vscale)], reg(CONTEXT),
+                   region=f"values/{kv}", parts=p.parts(g))
         for i, h in enumerate(heads):
             with self.rows(f"query{h}", act=True):
                 query = self._turned(h)
@@ -521,6 +520,10 @@ class Attention(Blocks):
         b.part = "values"
         at, operand, parts = self._operand("p", p.probabilities, g)
         slot = 2 if g % 2 else 0
+        kv = heads[0] // (self.c.heads // self.c.kv_heads)
+        if self.image.sizes.zeros:
+            b.load(self.in_layer(f"value_zeros{kv}"), p.vzero, reg(CONTEXT), region=f"values/{kv}",
+                   parts={"L": "vzero"})
         for i, h in enumerate(heads):
             with self.rows(f"softmax{h}", act=True):
                 self._softmax(g, i, h, slot=slot, act=at, parts=parts)
@@ -529,13 +532,6 @@ class Attention(Blocks):
                           out=p.heads + heads[0] * dim if self.looped else reg(ROW_M, p.heads + heads[0] * dim),
                           out_stride=p.m_row if self.looped else dim, slot=slot,
                           order=CodeOrder.LANES, act=at * self.lanes // a.lanes)
-
-    def _vscale(self, g: int) -> int:
-        """Where a group has its values' scales in bank L."""
-        return self.places.vscale[g % len(self.places.vscale)]
-
-    def _vzero(self, g: int) -> int:
-        return self._vscale(g) + self.image.sizes.max_context // self.lanes
 
     def _softmax(self, g: int, i: int, head: int, *, slot: int, act: int, parts: Parts) -> None:
         """Probabilities of head `i` of a group, times the values' scales, as activations. What the values' zero points
@@ -556,12 +552,12 @@ class Attention(Blocks):
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
                  destination=Destination.SCALAR, dst=S_TOTAL)
         if self.image.sizes.zeros:
-            b.vector(len=n, a=work, multiply=Factor.B, b=self._vzero(g), b_source=SourceB.L, reduction=Reduction.SUM,
-                     scalar=S_ZERO, parts=ours)
+            b.vector(len=n, a=work, multiply=Factor.B, b=p.vzero, b_source=SourceB.L, reduction=Reduction.SUM,
+                     scalar=S_ZERO, parts={"L": "vzero"})
             self.scalar(S_ZERO, S_ZERO, multiply=Factor.SCALAR, multiply_scalar=S_TOTAL)
             b.vector(len=self.c.head_dim, a_source=SourceA.SCALAR, a=S_ZERO,
                      **to_x(reg(ROW_X, p.offsets + head * self.c.head_dim // self.lanes)))
-        b.vector(len=n, a=work, multiply=Factor.B, b=self._vscale(g), b_source=SourceB.L,
+        b.vector(len=n, a=work, multiply=Factor.B, b=p.vscale[g % len(p.vscale)], b_source=SourceB.L,
                  destination=Destination.X, dst=work, **ABSMAX, parts=ours)
         self.quantise(Vec(SourceA.X, work), slot=slot, length=n, pad=reg(CONTEXT), bits=t.acts,
                       divide_total=True, act=act, array_row=i, parts=parts)

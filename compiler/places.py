@@ -50,7 +50,8 @@ class Places:
     folded: tuple[int, int]  # queries times the channels' scales of sealed keys: of the largest, then of every group
     shift: int  # bias of a LayerNorm, where an embedding row is before the first layer
     gamma: int
-    vscale: tuple[int, ...]  # values' scales, behind them their zero points, if they have any
+    vscale: tuple[int, ...]
+    vzero: int  # values' zero points, of the head whose softmax is computed
     offsets: int  # of all heads in bank X, what the zero points of their values add
     rope: int
     rope_row: int
@@ -193,12 +194,13 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     # Bank L.
     gamma = width
     channels_size = words((sizes.sealed + 1) * c.head_dim) if sizes.group else 0
-    of_values = scale_words if together else (1 + sizes.zeros) * length
-    vscale = some(gamma + width, of_values,
-                  words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size,
+    zeros = length if sizes.zeros else 0
+    vscale = some(gamma + width, scale_words if together else length,
+                  words(memory.load_floats) - rows * 2 * half - sum(features.values()) - channels_size - zeros,
                   c.kv_heads if together else 2)
-    rope_at = vscale[-1] + of_values
-    top = rope_at + rows * 2 * half
+    rope_at = vscale[-1] + (scale_words if together else length)
+    vzero = rope_at + rows * 2 * half
+    top = vzero + zeros
     at = {}
     for name, size in features.items():
         at[name], top = top, top + size
@@ -222,7 +224,7 @@ def place(c: ModelConfig, config: Config, sizes: Sizes, context: int, *, batch: 
     _require_memories(c, config, context, floats)
     return Places(x=0, work=width, qk=width + work, biased=biased, x_row=x_row, scores=scores, heads=heads, m_row=m_row,
                   query=query, probabilities=probabilities, folded=folded, shift=0, gamma=gamma, vscale=vscale,
-                  offsets=offsets, rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
+                  vzero=vzero, offsets=offsets, rope=rope_at, rope_row=2 * half, channels=channels, seal_tokens=seal,
                   chunk=_head_chunk(c, config, m_row, batch), together=together, acts=(), recurrent=0, gains=(0, 0),
                   **at)
 
@@ -262,8 +264,8 @@ def _place_recurrence(c: ModelConfig, config: Config, context: int, batch: int) 
         "store_floats": 2 * v, "act_elements": max(act, c.ffn, c.attention)})
     none = (0, 0)
     return Places(x=0, work=width, qk=0, biased=0, x_row=x_row, scores=none, heads=0, m_row=m_row, query=none,
-                  probabilities=none, folded=none, shift=0, gamma=gamma, vscale=none, offsets=0, rope=0, rope_row=0,
-                  bias=0, qk_gain=0, sub_gain=sub_gain, post_gain=0, acts=acts, recurrent=recurrent,
+                  probabilities=none, folded=none, shift=0, gamma=gamma, vscale=none, vzero=0, offsets=0, rope=0,
+                  rope_row=0, bias=0, qk_gain=0, sub_gain=sub_gain, post_gain=0, acts=acts, recurrent=recurrent,
                   gains=(0, gamma + width), channels=none, seal_tokens=0,
                   chunk=_head_chunk(c, config, m_row, batch), together=False)
 

@@ -28,7 +28,7 @@ WIDE = ("array.rows=1", "array.cols=32", "array.lanes=32", "bus.data_bits=1024")
 
 # Two families, two shapes: rows, columns, lanes, bus, vector lanes and drain all differ.
 HARDWARE = {
-    "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16"]),
+    "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16", "memory.load_floats=2048"]),
     "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", WEIGHTS,
                                          "array.group_min=16"]),
 }
