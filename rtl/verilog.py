@@ -16,7 +16,7 @@ from wordline.rtl.config import Config
 from wordline.rtl.core import Accelerator
 
 #: Characters; longer lines are broken.
-LONGEST_LINE = 1 << 16
+LONGEST_LINE = 1 << 15
 
 
 #: A memory without initial words.

@@ -17,8 +17,6 @@ from wordline.sim import rtl, toolchain
 NAMES = sorted(Path(path.name).stem for path in resources.files("wordline.configs").iterdir()
                if path.name.endswith(".toml"))
 SMALL = {"ulx3s_uart"}
-#: Of the array's 128 columns x 64 lanes x 8 bits Amaranth 0.5.10 says AssertionError: a value may have 65,535 bits.
-TOO_LARGE = {"u280": "Amaranth has no values of 65,536 bits (hdl/_nir.py, Net.from_cell)"}
 
 
 def lint(folder: Path, files: list[str], top: str) -> None:
@@ -30,8 +28,6 @@ def lint(folder: Path, files: list[str], top: str) -> None:
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=[] if name in SMALL else [pytest.mark.slow, pytest.mark.timeout(3600)]) for name in NAMES])
 def test_every_configuration(name: str, tmp_path: Path):
-    if name in TOO_LARGE:
-        pytest.skip(TOO_LARGE[name])
     config = load_config(name)
     sources = rtl.sources(config)
     for file, text in sources.items():
