@@ -11,12 +11,16 @@ import pytest
 
 from wordline.fpga import ip
 from wordline.fpga.devices import find_device
+from wordline.fpga.netlist import Netlist
 from wordline.rtl.config import load_config
 from wordline.sim import rtl, toolchain
 
 NAMES = sorted(Path(path.name).stem for path in resources.files("wordline.configs").iterdir()
                if path.name.endswith(".toml"))
 SMALL = {"ulx3s_uart"}
+#: A column and what is around its 128 columns go through Verilator one after the other: all at once they took more
+#: than 5 GB and were stopped.
+APART = {"u280"}
 
 
 def lint(folder: Path, files: list[str], top: str) -> None:
@@ -33,7 +37,13 @@ def test_every_configuration(name: str, tmp_path: Path):
     for file, text in sources.items():
         (tmp_path / file).write_text(text)
     files = sorted(sources)
-    lint(tmp_path, files, "accelerator")
+    if name in APART:
+        stub = Netlist(sources.values(), "accelerator").modules["column"].stub
+        (tmp_path / "stub.vh").write_text(f"/* verilator lint_off UNDRIVEN */\n{stub}")
+        lint(tmp_path, ["column.v"], "column")
+        lint(tmp_path, ["accelerator.v", "stub.vh"], "accelerator")  # the stub last: it says lint_off
+    else:
+        lint(tmp_path, files, "accelerator")
     if name.startswith("kv260"):
         (tmp_path / "ip.v").write_text(ip.flat_verilog(config, sources, find_device("kv260")))
         lint(tmp_path, ["ip.v"], ip.module_name(config))
