@@ -128,7 +128,7 @@ class VectorReduce(wiring.Component):
             with m.State("TAKE"):
                 m.d.sync += [countdown.eq(ADD), lane.eq(0), level.eq(0), step.eq(0), half.eq(0)]
                 for k in range(exact_log2(words)):  # the last word that holds something decides
-                    with m.If(full | (slot > 1 << k)):
+                    with m.If(full if words == 2 else full | (slot > 1 << k)):  # of two words slot is at most 1
                         m.d.sync += half.eq(1 << k)
                 with m.If(self.finish):
                     m.next = "COMPARE"
