@@ -27,9 +27,10 @@ module MULT18X18D(
   assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = wide_a * wide_b;
 endmodule
 
-// Two ports of 9 or 18 bits, or one that writes (A) and one that reads (B) 36. Address bits 0 and 1 (0 to 3) are byte
-// enables of a port of 18 (36) bits. What a port reads of a word that the other one writes in that cycle is not
-// defined: here it is the complement of what was there, so that whoever used it would notice.
+// Two ports of 9 or 18 bits each, or one that writes (A) and one that reads (B) 36. Address bits 0 and 1 (0 to 3) are
+// byte enables of a port of 18 (36) bits. What a port reads of a word that the other one writes in that cycle is not
+// defined: here it is the complement of what was there, so that whoever used it would notice. Contents are the
+// netlist's to load.
 module DP16KD(
   input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1,
     DIA0,
@@ -52,7 +53,7 @@ module DP16KD(
   initial begin
     if (WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH" || REGMODE_A != "NOREG"
         || REGMODE_B != "NOREG" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
-        || !(DATA_WIDTH_A == 9 && DATA_WIDTH_B == 9 || DATA_WIDTH_A == 18 && DATA_WIDTH_B == 18
+        || !((DATA_WIDTH_A == 9 || DATA_WIDTH_A == 18) && (DATA_WIDTH_B == 9 || DATA_WIDTH_B == 18)
              || DATA_WIDTH_A == 36 && DATA_WIDTH_B == 36))
       $fatal(1, "DP16KD: a mode that this model does not have");
   end
@@ -72,17 +73,21 @@ module DP16KD(
   wire [10:0] unit_a = DATA_WIDTH_A == 36 ? {at_a[13:5], 2'b0} : DATA_WIDTH_A == 18 ? {at_a[13:4], 1'b0} : at_a[13:3];
   wire [10:0] unit_b = DATA_WIDTH_B == 36 ? {at_b[13:5], 2'b0} : DATA_WIDTH_B == 18 ? {at_b[13:4], 1'b0} : at_b[13:3];
   reg [35:0] read_a = 0, read_b = 0;
+  // How far a unit that one port reads lies above the first that the other one writes.
+  reg [10:0] above_a, above_b;
   always @(posedge CLKA) begin
     for (i = 0; i < DATA_WIDTH_A / 9; i = i + 1) begin
+      above_a = unit_a + i - unit_b;
       if (chosen_a & (~WEA | WRITEMODE_A == "READBEFOREWRITE"))
-        read_a[9 * i +: 9] <= memory[unit_a + i] ^ {9{unit_a == unit_b && puts_b[i]}};
+        read_a[9 * i +: 9] <= memory[unit_a + i] ^ {9{above_a < DATA_WIDTH_B / 9 && puts_b[above_a[1:0]]}};
       if (puts_a[i]) memory[unit_a + i] <= write_a[9 * i +: 9];
     end
   end
   always @(posedge CLKB) begin
     for (j = 0; j < DATA_WIDTH_B / 9; j = j + 1) begin
+      above_b = unit_b + j - unit_a;
       if (chosen_b & (~WEB | WRITEMODE_B == "READBEFOREWRITE"))
-        read_b[9 * j +: 9] <= memory[unit_b + j] ^ {9{unit_a == unit_b && puts_a[j]}};
+        read_b[9 * j +: 9] <= memory[unit_b + j] ^ {9{above_b < DATA_WIDTH_A / 9 && puts_a[above_b[1:0]]}};
       if (puts_b[j]) memory[unit_b + j] <= write_b[9 * j +: 9];
     end
   end

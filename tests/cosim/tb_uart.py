@@ -96,4 +96,4 @@ async def a_reset_at_any_time_recovers(dut):
         elif i or len(ANSWERS[-1]) < MOST:  # else the test before has left it in the middle of one
             await ask(dut, LINES[0], ANSWERS[0], 8)
         await press(dut)
-    await ask(dut, LINES[-1], ANSWERS[-1], min(MOST, 40))
+    await ask(dut, LINES[-1], ANSWERS[-1], min(MOST, 20))
