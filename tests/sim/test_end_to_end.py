@@ -115,6 +115,7 @@ def test_64_tokens(model, machines, types):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)  # 10 minutes on two cores of its own, most of them the RTL's
 @pytest.mark.parametrize("sets", [(), WIDE], ids=["bitmod", "1024-lanes"])
 def test_smollm2_on_the_rtl(sets):
     """A real model of 135 million parameters, with and without 1024 lanes (`wordline models get smollm2`)."""
