@@ -58,6 +58,8 @@ def _values(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     inverse = ref.recip(scale)
     codes = ref.float_to_int(ref.add(ref.mul(x, inverse), ref.add(ref.mul(minus_low, inverse), F(-top))), 2 * bits)
     zero = ref.add(ref.mul(scale, F(top)), -minus_low)
+    # The cache has the low bits: between values that differ by rounding alone the sum above may be a few codes off.
+    codes = (codes + top & 2 * top - 1) - top
     return codes.astype(np.float64), scale[..., 0], zero[..., 0]
 
 

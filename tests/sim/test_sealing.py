@@ -110,6 +110,19 @@ def test_values_take_all_codes_from_the_smallest_to_the_largest(bits):
     assert np.allclose(scale, np.ptp(x, axis=1) / (2**bits - 1), rtol=1e-6)
     codes, scale, zero = _values(np.full((1, 8), 7, np.float32), bits)
     assert zero is not None and (codes * scale + zero == 7).all()
+    x = np.float32([[7, np.nextafter(np.float32(7), np.float32(8)), 7, np.nextafter(np.float32(7), np.float32(0))]])
+    codes, scale, zero = _values(x, bits)
+    assert zero is not None and (np.abs(codes + 0.5) < top).all() and np.allclose(codes * scale + zero, x, rtol=1e-6)
+
+
+def test_values_that_differ_by_rounding_alone():
+    """Sums of large numbers of opposite sign give codes that do not fit; the cache takes their low bits."""
+    model = random_model(replace(LLAMA, layers=1, qkv_bias=True))
+    at, tensors = "model.layers.0.self_attn.v_proj", dict(model.tensors)
+    tensors |= {f"{at}.weight": 5e-7 * tensors[f"{at}.weight"], f"{at}.bias": np.full_like(tensors[f"{at}.bias"], 7)}
+    model, types = replace(model, tensors=tensors), INT4
+    run = generated(model, on(types, "array.rows=1"), 20, 6)
+    assert same(whole(model, types, run), run.logits)
 
 
 def test_loud_channels_cost_quiet_ones_nothing():
