@@ -26,9 +26,12 @@ WEIGHTS = f"array.weights={json.dumps(sorted({t.weights for t in TYPES}))}"
 #: One token and 1024 lanes at once, and a bus that feeds them.
 WIDE = ("array.rows=1", "array.cols=32", "array.lanes=32", "bus.data_bits=1024")
 
+#: For which ulx3s has room with a cache of 4 bits.
+CONTEXT = 192
+
 # Two families, two shapes: rows, columns, lanes, bus, vector lanes and drain all differ.
 HARDWARE = {
-    "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16", "memory.load_floats=2048"]),
+    "mac": load_config("ulx3s", ["array.act_bits=16", WEIGHTS, "array.group_min=16"]),
     "bit_serial": load_config("bitmod", ["array.rows=2", "array.cols=16", "array.lanes=8", WEIGHTS,
                                          "array.group_min=16"]),
 }
@@ -46,7 +49,7 @@ def machines():
 
 def make(model, config: Config, types: TypesConfig, tokens: int, prompt: str = PROMPT) -> tuple[Generator, Config]:
     config = replace(config, types=types)
-    program = compile_model(model, config)
+    program = compile_model(model, config, context=CONTEXT)
     return Generator(model, program, model.tokenizer.encode(prompt).ids, tokens), config
 
 

@@ -30,7 +30,7 @@ def machines():
 
 
 def generator(model, config, tokens):
-    return Generator(model, compile_model(model, config), model.tokenizer.encode("It").ids, tokens)
+    return Generator(model, compile_model(model, config, context=192), model.tokenizer.encode("It").ids, tokens)
 
 
 def differing_bits(model, machines, family, weights, acts=8, kv="int8", tokens=2):
