@@ -172,7 +172,7 @@ def build(
 
     Boards too small for the accelerator get one PE array that tests itself: any byte on the serial port brings a line.
     ulx3s-sdram has its model in SDRAM: a computer sends it over the serial port (docs/boards.md).
-    Needs no tool but those of `pip install 'wordline[boards]'`. Takes some 20 minutes (Yosys 3), a PE array one or two.
+    Needs no tool but those of `pip install 'wordline[boards]'`. Takes some 10 minutes (Yosys 2), a PE array one or two.
 
     Examples:
 
