@@ -549,8 +549,7 @@ class Attention(Blocks):
         b.vector(len=n, a_source=SourceA.M, a=scores, addend=Factor.SCALAR, addend_scalar=S_BEST,
                  negate_addend=1, function=Function.EXP2, destination=Destination.X, dst=work,
                  reduction=Reduction.SUM, scalar=S_TOTAL, parts=ours)
-        b.vector(len=1, a_source=SourceA.SCALAR, a=S_TOTAL, function=Function.RECIP,
-                 destination=Destination.SCALAR, dst=S_TOTAL)
+        self.scalar(S_TOTAL, S_TOTAL, function=Function.RECIP)
         if self.image.sizes.zeros:
             b.vector(len=n, a=work, multiply=Factor.B, b=p.vzero, b_source=SourceB.L, reduction=Reduction.SUM,
                      scalar=S_ZERO, parts={"L": "vzero"})

@@ -36,15 +36,7 @@ from wordline.compiler.places import Places
 from wordline.compiler.weights import Matrix
 from wordline.pe.datatypes import act_max
 from wordline.rtl.config import Config
-from wordline.rtl.isa import (
-    Destination,
-    Factor,
-    Function,
-    Operation,
-    Reduction,
-    SourceA,
-    SourceB,
-)
+from wordline.rtl.isa import Destination, Factor, Function, Operation, Reduction, SourceA, SourceB
 
 
 class Blocks:
@@ -167,8 +159,7 @@ class Blocks:
                   array_row: int = 0, parts: Parts | None = None) -> None:
         """The row scale of `quantise`; S_INVERSE is what the activations are to be multiplied with."""
         b, number = self.b, 16 * slot + array_row
-        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
-                 immediate=1.0 / act_max(bits), destination=Destination.SCALAR, dst=S_SCALE)
+        self.scalar(S_SCALE, S_SUM, multiply=Factor.IMMEDIATE, immediate=1.0 / act_max(bits))
         if divide_total:
             scaled: dict[str, Any] = {"multiply": Factor.SCALAR, "multiply_scalar": S_TOTAL}
         else:
@@ -176,8 +167,7 @@ class Blocks:
         b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, **scaled,
                  destination=Destination.ROW_SCALE, parts=parts,
                  dst=reg(ROW, number) if row and self.looped else number)
-        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SCALE, function=Function.RECIP,
-                 destination=Destination.SCALAR, dst=S_INVERSE)
+        self.scalar(S_INVERSE, S_SCALE, function=Function.RECIP)
 
     # --- Norms.
 
@@ -185,9 +175,8 @@ class Blocks:
         """S_NORM = 1 / sqrt(mean(x^2) + eps)."""
         b = self.b
         b.vector(len=n, **x.a, multiply=Factor.B, **x.b, reduction=Reduction.SUM, scalar=S_SUM, parts=x.parts)
-        b.vector(len=1, a_source=SourceA.SCALAR, a=S_SUM, multiply=Factor.IMMEDIATE,
-                 immediate=1.0 / n, addend=Factor.SCALAR, addend_scalar=S_EPS,
-                 function=Function.RSQRT, destination=Destination.SCALAR, dst=S_NORM)
+        self.scalar(S_NORM, S_SUM, multiply=Factor.IMMEDIATE, immediate=1.0 / n, addend=Factor.SCALAR,
+                    addend_scalar=S_EPS, function=Function.RSQRT)
 
     def rms_norm(self, x: Vec, out: Operand, n: int, gain: int, parts: Parts | None = None) -> None:
         """RMSNorm with the gain in bank L; largest magnitude in S_SUM."""
@@ -204,8 +193,7 @@ class Blocks:
             return
         # Variance of what is left when the mean is off: mean(x^2) - mean(x)^2 would cancel.
         b.vector(len=n, **x.a, reduction=Reduction.SUM, scalar=S_MEAN, parts=x.parts)
-        b.vector(len=1, a_source=SourceA.SCALAR, a=S_MEAN, multiply=Factor.IMMEDIATE, immediate=1.0 / n,
-                 destination=Destination.SCALAR, dst=S_MEAN)
+        self.scalar(S_MEAN, S_MEAN, multiply=Factor.IMMEDIATE, immediate=1.0 / n)
         b.vector(len=n, **x.a, addend=Factor.SCALAR, addend_scalar=S_MEAN, negate_addend=1, **to_x(out), parts=x.parts)
         self.root_mean_square(Vec(SourceA.X, out), n)
         b.vector(len=n, a=out, multiply=Factor.SCALAR, multiply_scalar=S_NORM, **to_x(out))

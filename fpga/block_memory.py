@@ -3,7 +3,7 @@
 A block RAM of the ECP5 has nine bits for every byte, one of them for parity that nobody computes. Here the ninth bits
 hold a part of the image too: one read-only region, in which eight rows' ninth bits make up one beat. So 184 block RAMs
 hold what would take 207 by bytes alone. The region is what a step reads least of: the embedding, of which a token takes
-one row. Blocks that no write ever reaches, most of them, have no write port: that is a third of the wires to place.
+one row. Blocks that no write ever reaches, most of them, have no write port.
 """
 
 from collections.abc import Sequence

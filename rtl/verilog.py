@@ -17,8 +17,6 @@ from wordline.rtl.core import Accelerator
 
 #: Characters; longer lines are broken.
 LONGEST_LINE = 1 << 15
-
-
 #: A memory without initial words.
 _BARE = re.compile(r"^  reg \[(\d+):0\] (\w+) \[(\d+):0\];\n(?!  initial)", re.M)
 
